@@ -1,0 +1,53 @@
+# Two commands: `make demo` (or `make run`) and `make test`. Both set everything up by themselves.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+help: ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# The stamp is newer than the lock files exactly when the environment holds what they name.
+$(VENV)/.ready: requirements.lock requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "recio-ingest needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo "this Python cannot make a virtual environment: apt-get install python3-venv"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-dev.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: $(VENV)/.ready ## make the virtual environment from the locked, hashed packages
+
+demo: setup ## run against simulated venues on loopback, with an embedded PostgreSQL
+	$(BIN)/recio-ingest --demo
+
+run: setup ## run against the live venues (configuration: RECIO_CONFIG, or the defaults)
+	$(BIN)/recio-ingest
+
+test: setup lint types ## every check and every test
+	$(BIN)/python -m pytest
+
+bench: setup ## the benchmarks: ratios, on this machine, in this run
+	$(BIN)/python -m tests.benchmarks
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+fmt: setup ## format the code
+	$(BIN)/ruff check --fix-only -q .
+	$(BIN)/ruff format -q .
+
+lock: setup ## resolve the dependencies again and write the hashes
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-annotate --extra embedded -o requirements.lock pyproject.toml
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-annotate --extra dev -o requirements-dev.lock pyproject.toml
+
+clean: ## remove what the targets made (never your data)
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+
+.PHONY: help setup demo run test bench lint types fmt lock clean

@@ -1,0 +1,1 @@
+"""Records exchange feeds into PostgreSQL, every accepted frame exactly once."""
