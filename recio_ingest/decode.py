@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import orjson
@@ -19,10 +18,10 @@ from recio_ingest.records import (
     Frame,
     Gap,
     Kind,
+    Micros,
     Newest,
     Outcome,
     Quarantined,
-    utc,
 )
 
 
@@ -39,7 +38,7 @@ class Decoder:
         outcomes: Counter[tuple[str, Outcome]] = Counter()
         gaps: dict[tuple[int, int], Gap] = {}
         quarantine: list[Quarantined] = []
-        newest: dict[str, tuple[int, datetime | None]] = {}
+        newest: dict[str, tuple[int, Micros | None]] = {}
         for frame in frames:
             try:
                 outcome, rows, venue_time = self.decode_one(frame)
@@ -91,10 +90,10 @@ class Decoder:
 
     def _lost(self, frame: Frame) -> tuple[Gap, ...]:
         lost = orjson.loads(frame.data)
-        from_time = utc(frame.recv_ns if self._last_ns is None else self._last_ns)
+        from_time = (frame.recv_ns if self._last_ns is None else self._last_ns) // 1000
         numbers = (lost["from_no"], lost["to_no"])
-        return (Gap(frame.frame_no, 0, "*", "*", "spool", lost["cause"], from_time, utc(frame.recv_ns), *numbers),)
+        return (Gap(frame.frame_no, 0, "*", "*", "spool", lost["cause"], from_time, frame.recv_ns // 1000, *numbers),)
 
 
 def _quarantined(frame: Frame, reason: str, detail: str) -> Quarantined:
-    return Quarantined(frame.frame_no, 0, frame.feed, utc(frame.recv_ns), reason, detail, frame.data)
+    return Quarantined(frame.frame_no, 0, frame.feed, frame.recv_ns // 1000, reason, detail, frame.data)

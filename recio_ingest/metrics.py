@@ -131,11 +131,11 @@ def count_batch(batch: Batch) -> None:
         FRAMES.labels(feed, str(outcome)).inc(count)
     for feed, newest in batch.newest.items():
         if newest.venue_time is not None:
-            LAG.newest_s[feed] = newest.venue_time.timestamp()
+            LAG.newest_s[feed] = newest.venue_time / 1e6
             VENUE_DELAY.labels(feed).observe(max(0.0, newest.recv_ns / 1e9 - LAG.newest_s[feed]))
     for row_type, rows in batch.tables.items():
         ROWS.labels(TABLES[row_type]).inc(len(rows))
-        LAST_ROW.labels(TABLES[row_type]).set(rows[-1].timestamp.timestamp())
+        LAST_ROW.labels(TABLES[row_type]).set(rows[-1].timestamp / 1e6)
     BATCH_ROWS.observe(sum(len(rows) for rows in batch.tables.values()))
     for bad in batch.quarantine:
         QUARANTINED.labels(bad.feed, bad.reason).inc()

@@ -80,7 +80,6 @@ class Spool:
         self._opened_at_s = 0.0
         self._writer = ThreadPoolExecutor(1, "spool-writer")
         self._reader = ThreadPoolExecutor(1, "spool-reader")
-        self._parts: list[bytes] = []
         self._frames: list[Frame] = []
         self._gathered_bytes = 0
         self._arrived = asyncio.Event()
@@ -116,10 +115,8 @@ class Spool:
         """Gather a frame; return its number. It is not accepted before it is durable."""
         frame_no = self._next_no
         self._next_no = frame_no + 1
-        length = len(data)
-        self._parts += (HEAD.pack(recv_ns, kind, self._codes[feed], length), data)
         self._frames.append(Frame(frame_no, recv_ns, feed, kind, data))
-        self._gathered_bytes += length + HEAD.size
+        self._gathered_bytes += len(data) + HEAD.size
         if self._gathered_bytes >= GROUP_BYTES or len(self._frames) >= GROUP_FRAMES:
             self._room.clear()
         self._arrived.set()
@@ -232,15 +229,13 @@ class Spool:
 
     async def _commit(self) -> None:
         """Write the gathered frames as one group; on failure keep them and try again, for ever."""
-        frames, parts = self._frames, self._parts
-        self._frames, self._parts, self._gathered_bytes = [], [], 0
+        frames, self._frames, self._gathered_bytes = self._frames, [], 0
         self._update_room()
-        group_no = (frames[0].frame_no, frames[-1].frame_no, len(frames))
         loop = asyncio.get_running_loop()
         while True:
             started_s = loop.time()
             try:
-                size = await loop.run_in_executor(self._writer, self._write, group_no, parts)
+                size = await loop.run_in_executor(self._writer, self._write, frames)
                 break
             except (sqlite3.Error, OSError) as exc:
                 if str(exc) != self.failing:
@@ -271,31 +266,32 @@ class Spool:
         else:
             self._room.clear()
 
-    def _write(self, group_no: tuple[int, int, int], parts: list[bytes]) -> int:
+    def _write(self, frames: list[Frame]) -> int:
         """Runs in the writer's thread: one row, one fsync; a new file when the old one is large or old enough."""
-        packed = b"".join(parts)
+        packed = segments.pack(frames, self._codes)
+        group = Group(frames[0].frame_no, frames[-1].frame_no, len(frames), packed)
         now_s = time.monotonic()
         if self._connection is not None and (
             self._segments[-1].size_bytes >= self._segment_bytes or now_s - self._opened_at_s >= SEGMENT_AGE_S
         ):
             self._close_segment()
         if self._connection is None:
-            previous = self._segments[-1].last_no if self._segments else group_no[0] - 1
-            segment = segments.create(self._folder, self.spool_id, group_no[0], previous, self._feeds)
+            previous = self._segments[-1].last_no if self._segments else group.first_no - 1
+            segment = segments.create(self._folder, self.spool_id, group.first_no, previous, self._feeds)
             self._connection = segments.connect(segment.path)
             self._segments.append(segment)
             self._opened_at_s = now_s
         try:
-            segments.insert(self._connection, Group(*group_no, packed))
+            segments.insert(self._connection, group)
         except sqlite3.IntegrityError:
             # An attempt that failed as far as SQLite could tell had reached the file: it is durable after all.
-            log.warning("spool.group_was_durable", first_no=group_no[0])
+            log.warning("spool.group_was_durable", first_no=group.first_no)
         except sqlite3.Error as exc:
             if getattr(exc, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:
                 # After a failed fsync nothing that this handle says can be trusted: begin another file.
                 self._abandon_segment()
             raise
-        self._segments[-1].last_no = group_no[1]
+        self._segments[-1].last_no = group.last_no
         self._segments[-1].closed_at_s = self._now_ns() / 1e9
         self._segments[-1].size_bytes += len(packed)
         return len(packed)
