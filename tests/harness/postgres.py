@@ -19,7 +19,7 @@ from harness.waiting import wait_until
 LONGEST_SOCKET_PATH = 107
 SOCKET_NAME = ".s.PGSQL.5432"
 # No sync: what initdb wrote is in the page cache, and no test pulls the machine's plug.
-INITDB_OPTIONS = "-U recio -A trust -E UTF8 --no-locale --no-instructions --no-sync".split()
+INITDB_OPTIONS = ["-U", "recio", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-instructions", "--no-sync"]
 START_WITHIN_S = 60.0
 STOP_WITHIN_S = 30.0
 STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
