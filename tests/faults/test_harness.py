@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
 from harness.databases import execute
 from harness.postgres import children_of
+from harness.proxy import PgProxy
 
 if TYPE_CHECKING:
     from harness.postgres import PostgresServer
+
+
+async def fetch(dsn: str, query: str) -> list[tuple[Any, ...]]:
+    """Rows as plain tuples, over a connection of their own."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        return [tuple(row) for row in await connection.fetch(query)]
+    finally:
+        await connection.close()
+
+
+async def copy_one(proxy: PgProxy, database: str, n: int) -> None:
+    """Commit one row through the proxy, by COPY."""
+    connection = await asyncpg.connect(proxy.dsn(database))
+    try:
+        async with connection.transaction():
+            await connection.copy_records_to_table("t", records=[(n,)])
+        await connection.close()
+    finally:
+        connection.terminate()
 
 
 async def test_server_survives_kill(private_postgres: PostgresServer) -> None:
@@ -31,3 +53,58 @@ async def test_server_survives_kill(private_postgres: PostgresServer) -> None:
     assert await connection.fetchval("SELECT n FROM t") == 42
     assert await connection.fetchval("SHOW fsync") == "on"
     await connection.close()
+
+
+async def test_proxy_swallows_one_commit(postgres: PostgresServer, empty_database: str) -> None:
+    """The answer to the named COMMIT is lost, its row is in the database, and the next COMMIT is answered."""
+    await execute(empty_database, "CREATE TABLE t (n int)")
+    async with PgProxy(postgres.socket) as proxy:
+        swallowed = proxy.swallow_commit(2)
+        await copy_one(proxy, empty_database, 1)
+        assert not swallowed.is_set()
+        with pytest.raises((asyncpg.PostgresError, OSError, asyncpg.InterfaceError)):
+            await copy_one(proxy, empty_database, 2)
+        assert swallowed.is_set()
+        await copy_one(proxy, empty_database, 3)
+
+    assert proxy.counts["commits_swallowed"] == 1
+    assert await fetch(empty_database, "SELECT n FROM t ORDER BY n") == [(1,), (2,), (3,)]
+
+
+async def test_proxy_cuts_after_each_message(postgres: PostgresServer, empty_database: str) -> None:
+    """A cut behind message k lets k messages through, so a sweep over k meets every state there is."""
+    await execute(empty_database, "CREATE TABLE t (n int)")
+    async with PgProxy(postgres.socket) as proxy:
+        await copy_one(proxy, empty_database, 0)
+        messages = proxy.counts["client_messages"]
+        outcomes = []
+        for k in range(1, messages + 1):
+            cut = proxy.cut_after(k)
+            try:
+                await copy_one(proxy, empty_database, k)
+                outcomes.append("done")
+            except (asyncpg.PostgresError, OSError, asyncpg.InterfaceError):
+                outcomes.append("lost")
+            assert cut.is_set()
+
+    stored = {n for (n,) in await fetch(empty_database, "SELECT n FROM t")}
+    assert "done" not in outcomes[:-1]  # the last message says goodbye
+    assert 1 not in stored
+    assert messages - 1 in stored  # the COMMIT had arrived, its answer had not
+
+
+async def test_proxy_refuses_and_stalls(postgres: PostgresServer, empty_database: str) -> None:
+    """A refusing proxy answers at once with an error, a stalled one not at all, and both recover."""
+    await execute(empty_database, "CREATE TABLE t (n int)")
+    async with PgProxy(postgres.socket) as proxy:
+        await proxy.refuse()
+        with pytest.raises(ConnectionRefusedError):
+            await copy_one(proxy, empty_database, 1)
+        await proxy.accept()
+        proxy.stall()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(copy_one(proxy, empty_database, 2), 0.2)
+        proxy.resume()
+        await copy_one(proxy, empty_database, 3)
+
+    assert await fetch(empty_database, "SELECT n FROM t") == [(3,)]
