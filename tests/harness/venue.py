@@ -84,9 +84,9 @@ class OracleVenue:
         await self._process.stdin.drain()
         return await self._answer()
 
-    async def freeze(self) -> None:
-        """Stop trading; what was traded until now is still sent, and heartbeats go on."""
-        await self.order("freeze")
+    async def freeze(self) -> dict[str, int]:
+        """Stop trading and return the last trades; all until them are still sent, and heartbeats go on."""
+        return await self.order("freeze")
 
     async def thaw(self) -> None:
         """Trade on, as if it had never stopped: what time owes comes in a burst."""

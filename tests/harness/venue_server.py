@@ -81,9 +81,10 @@ class Venue:
         """The connections that are not closed yet."""
         return [session for session in self.sessions if not session.closed_ns]
 
-    def do_freeze(self) -> None:
+    def do_freeze(self) -> dict[str, int]:
         """Let the clock run without trades."""
         self.frozen = {product: self.newest(product) for product in self.markets}
+        return self.frozen
 
     def do_thaw(self) -> None:
         """Trade by the clock again."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,15 +26,12 @@ def wait_until(look: Callable[[], T], *, within_s: float, what: str) -> T:
 
 
 async def until(
-    look: Callable[[], T | Awaitable[T]], *, within_s: float, what: str, every_s: float = LOOK_EVERY_S
+    look: Callable[[], Awaitable[T]], *, within_s: float, what: str, every_s: float = LOOK_EVERY_S
 ) -> T:
-    """Do the same without holding up the event loop; `look` may be a coroutine function."""
+    """Do the same without holding up the event loop."""
     deadline = time.monotonic() + within_s
-    while True:
-        answer = look()
-        seen: T = await answer if inspect.isawaitable(answer) else answer
-        if seen:
-            return seen
+    while not (seen := await look()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {within_s} s in vain for {what}")
         await asyncio.sleep(every_s)
+    return seen
