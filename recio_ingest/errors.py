@@ -82,7 +82,7 @@ class SpoolError(RecioError):
 class BadMessageError(RecioError):
     """A venue's message does not have the shape that its type promises.
 
-    `reason` is one of a fixed set of words (a metric label): json, unknown_type, schema, nonfinite, bounds, future.
+    `reason` is one of a fixed set of words (a metric label): json, unknown_type, schema, bounds, future, order.
     """
 
     def __init__(self, reason: str, message: str) -> None:

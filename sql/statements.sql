@@ -1,0 +1,128 @@
+-- Every statement that the daemon runs, by name: "-- name --" begins one, the comment below it says what it is for.
+
+-- version --
+-- 150000 or more, else this program refuses.
+SELECT current_setting('server_version_num')::int
+
+-- may_set_role --
+-- Whether this login can take on the role (from 16 on, membership alone does not allow it); without it the daemon
+-- works as the login itself.
+SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)
+   AND pg_has_role(current_user, (SELECT oid FROM pg_roles WHERE rolname = $1),
+                   CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)
+
+-- lock_offset --
+-- The row of a stream, locked: whoever starts or takes over does so alone.
+SELECT spool_id, epoch, frame_no, state::text AS state,
+       shipped_frames, state_frames, duplicate_frames, control_frames, quarantined_frames,
+       clock_timestamp() - updated_at < $2 AS recent
+  FROM ingest.offsets WHERE stream = $1 FOR UPDATE
+
+-- read_offset --
+SELECT spool_id, epoch, frame_no, state::text AS state,
+       shipped_frames, state_frames, duplicate_frames, control_frames, quarantined_frames
+  FROM ingest.offsets WHERE stream = $1
+
+-- begin_stream --
+-- Nobody has written to this stream yet. Two that find this at once: one inserts, the other finds the row.
+INSERT INTO ingest.offsets (stream, spool_id, epoch, frame_no, state) VALUES ($1, $2, $3, $4, $5::text::jsonb)
+ON CONFLICT (stream) DO NOTHING
+
+-- raise_epoch --
+-- From here on the former writer's UPDATE finds no row.
+UPDATE ingest.offsets SET spool_id = $2, epoch = $3, frame_no = $4, updated_at = clock_timestamp() WHERE stream = $1
+
+-- retire_spool --
+-- Remember how far a spool got that is taken over, should it ever come back.
+INSERT INTO ingest.offsets (stream, spool_id, epoch, frame_no) VALUES ('spool/' || $1, $1, $2, $3)
+ON CONFLICT (stream) DO UPDATE SET epoch = excluded.epoch, frame_no = excluded.frame_no, updated_at = clock_timestamp()
+
+-- advance --
+-- The first statement of every batch: no row means that somebody else wrote since, or that this batch is in already.
+UPDATE ingest.offsets
+   SET frame_no = $5, state = $6::text::jsonb, updated_at = clock_timestamp(),
+       received_frames = received_frames + $7 + $8 + $9 + $10 + $11,
+       shipped_frames = shipped_frames + $7, state_frames = state_frames + $8,
+       duplicate_frames = duplicate_frames + $9, control_frames = control_frames + $10,
+       quarantined_frames = quarantined_frames + $11
+ WHERE stream = $1 AND spool_id = $2 AND epoch = $3 AND frame_no = $4
+
+-- put_gap --
+-- Open, filled a little, closed: the same gap, always its newest state.
+INSERT INTO ingest.gaps (stream, frame_no, gap_no, feed, channel, scope, cause, from_time, to_time, from_seq, to_seq,
+                         expected, recovered, repaired_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+ON CONFLICT (stream, frame_no, gap_no) DO UPDATE
+   SET to_time = excluded.to_time, expected = excluded.expected, recovered = excluded.recovered,
+       repaired_at = excluded.repaired_at
+
+-- known_trades --
+-- Which trades of a time range are there already: a file that is replayed may overlap with what was live.
+SELECT venue, symbol, trade_id FROM live_data.btc_price_log
+ WHERE symbol = ANY($1::text[]) AND "timestamp" BETWEEN $2 AND $3 AND trade_id IS NOT NULL
+
+-- open_quarantine --
+-- The next frames that are still unused, in order of arrival.
+SELECT quarantine_id, stream, frame_no, row_no, feed, received_at, frame FROM ingest.quarantine
+ WHERE replayed_at IS NULL AND quarantine_id > $1 ORDER BY quarantine_id LIMIT $2
+
+-- close_quarantine --
+-- Only where it is still open: two that replay at once use a frame once.
+UPDATE ingest.quarantine SET replayed_at = clock_timestamp() WHERE quarantine_id = $1 AND replayed_at IS NULL
+
+-- move_from_quarantine --
+-- The frame's outcome changes; the books still balance.
+UPDATE ingest.offsets SET quarantined_frames = quarantined_frames - $2, shipped_frames = shipped_frames + $3,
+       duplicate_frames = duplicate_frames + $4, state_frames = state_frames + $5
+ WHERE stream = $1
+
+-- delete_frame_rows --
+-- Rows of a frame that is decoded again are replaced, not added to.
+DELETE FROM live_data.btc_price_log WHERE frame_no = $1 AND row_no = $2
+
+-- make_partition --
+SELECT ingest.make_partition_v1($1, $2, $3, $4, $5)
+
+-- partitioned_until --
+SELECT ingest.partitioned_until_v1($1::text::regclass)
+
+-- migrations_exist --
+-- Asked of the catalog, which any login may read.
+SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'ingest' AND tablename = 'schema_migrations')
+
+-- applied_migrations --
+SELECT version, name, sha256 FROM ingest.schema_migrations ORDER BY version
+
+-- make_migrations --
+-- Made by the program and not by a migration: it has to be there before the first one.
+CREATE SCHEMA IF NOT EXISTS ingest;
+CREATE TABLE IF NOT EXISTS ingest.schema_migrations (
+  version    integer     PRIMARY KEY,
+  name       text        NOT NULL,
+  sha256     text        NOT NULL,
+  applied_at timestamptz NOT NULL DEFAULT clock_timestamp())
+
+-- note_migration --
+INSERT INTO ingest.schema_migrations (version, name, sha256) VALUES ($1, $2, $3)
+
+-- lock_migrations --
+-- Held to the end of the transaction: two that migrate at once do it one after the other.
+SELECT pg_advisory_xact_lock(7307190612)
+
+-- predecessor_tables --
+-- Tables under our names that no migration of ours made.
+SELECT schemaname || '.' || tablename FROM pg_tables
+ WHERE (schemaname = 'live_data'
+        AND tablename IN ('btc_price_log', 'market_data', 'websocket_market_data', 'btc_live_strikes'))
+    OR (schemaname = 'historical_data' AND tablename IN ('price_history', 'momentum_history'))
+    OR (schemaname = 'users' AND tablename ~ '^(trades|active_trades|fills|settlements|positions)_[0-9]{4}$')
+ ORDER BY 1
+
+-- move_aside --
+-- Moves one table of the predecessor, with its indexes and sequences, into rec_io_v2.
+DO $body$
+BEGIN
+  CREATE SCHEMA IF NOT EXISTS rec_io_v2;
+  EXECUTE format('ALTER TABLE %I.%I SET SCHEMA rec_io_v2', '{schema}', '{table}');
+END
+$body$

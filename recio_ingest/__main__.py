@@ -1,0 +1,185 @@
+"""The command line: one flag chooses what to do; without one, the daemon runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import asyncpg
+import structlog
+import uvloop
+
+from recio_ingest import embedded, feeds, logs, replay, schema, service, status, store
+from recio_ingest.errors import EXIT_USAGE, ConfigError, DatabaseUnavailableError, RecioError
+from recio_ingest.records import Outcome
+from recio_ingest.settings import Settings, load, render
+
+log = structlog.get_logger()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Exit 64 (EX_USAGE); argparse's own 2 means something else to systemd and to scripts."""
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"recio-ingest: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code. Every known trouble is one or two lines, never a traceback."""
+    arguments = _arguments(argv)
+    try:
+        settings = load(arguments.config)
+        logs.configure(settings.log.format, settings.log.level)
+        return _run(arguments, settings)
+    except RecioError as exc:
+        return _explain(exc)
+    except BaseExceptionGroup as group:
+        known = _first(group)
+        if known is None:
+            raise
+        return _explain(known)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(prog="recio-ingest", description="Records exchange feeds into PostgreSQL.", allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE", help="TOML (else $RECIO_CONFIG, else /etc/recio-ingest/...)")
+    parser.add_argument("--takeover", action="store_true", help="write although another daemon does; fence that one")
+    parser.add_argument("--adopt", action="store_true", help="with --migrate: move the predecessor's tables aside")
+    parser.add_argument("--feed", choices=feeds.NAMES, help="with --replay: whose messages these are")
+    parser.add_argument("--speed", type=float, default=0.0, metavar="N", help="with --replay: N times as it was")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--migrate", action="store_true", help="bring the schema up to date, and exit")
+    mode.add_argument("--check-config", action="store_true", help="print the effective configuration, and exit")
+    mode.add_argument("--replay", nargs="+", type=Path, metavar="FILE", help="ship spool segments or JSON lines")
+    mode.add_argument("--replay-quarantine", action="store_true", help="decode quarantined frames again")
+    mode.add_argument("--status", action="store_true", help="ask the running daemon")
+    mode.add_argument("--demo", action="store_true", help="run against simulated venues on loopback")
+    mode.add_argument("--version", action="version", version=f"recio-ingest {service.VERSION}")
+    arguments = parser.parse_args(argv)
+    if arguments.adopt and not arguments.migrate:
+        parser.error("--adopt goes with --migrate")
+    if (arguments.feed or arguments.speed) and not arguments.replay:
+        parser.error("--feed and --speed go with --replay")
+    if arguments.speed < 0:
+        parser.error("--speed is a factor above 0")
+    return arguments
+
+
+def _run(arguments: argparse.Namespace, settings: Settings) -> int:
+    if arguments.check_config:
+        print("\n".join(render(settings)))  # noqa: T201  # the command's output
+        return 0
+    if arguments.status:
+        return status.show(settings)
+    if arguments.migrate:
+        return _once(_migrate(settings, adopt=arguments.adopt))
+    if arguments.replay:
+        return _once(_replay(settings, arguments.replay, arguments.feed, arguments.speed))
+    if arguments.replay_quarantine:
+        return _once(_replay_quarantine(settings))
+    work = _demo(settings) if arguments.demo else _serve(settings, takeover=arguments.takeover)
+    uvloop.run(work)
+    return 0
+
+
+def _once(work: Coroutine[Any, Any, int]) -> int:
+    """Run a command that ends by itself; a database that is not there is its own exit code."""
+    try:
+        return uvloop.run(work)
+    except (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, asyncpg.InterfaceError) as exc:
+        raise DatabaseUnavailableError(
+            f"the database cannot be reached: {exc}", hint="start PostgreSQL, or correct database.dsn"
+        ) from exc
+    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as exc:
+        raise ConfigError(f"the database refuses this login: {exc}", hint="correct database.dsn") from exc
+
+
+async def _serve(settings: Settings, *, takeover: bool) -> None:
+    streams = feeds.configured(settings.feeds)
+    if not streams:
+        raise ConfigError("no feed is enabled", hint="set feeds.coinbase.enabled = true")
+    await service.serve(settings, streams, takeover=takeover)
+
+
+async def _demo(settings: Settings) -> None:
+    from recio_ingest import demo  # noqa: PLC0415  # the simulator is loaded by those who ask for it
+
+    async with demo.venues(settings) as simulated:
+        await service.serve(simulated, feeds.configured(simulated.feeds))
+
+
+@asynccontextmanager
+async def _database(settings: Settings) -> AsyncIterator[str]:
+    """Yield the DSN, with the embedded server running if there is none configured, and the schema in place."""
+    if settings.database.dsn:
+        yield settings.database.dsn
+    else:
+        async with embedded.running(settings.state_dir) as server:
+            yield server.dsn
+
+
+async def _migrate(settings: Settings, *, adopt: bool) -> int:
+    async with _database(settings) as dsn:
+        done = await _bring_up_to_date(dsn, adopt=adopt)
+    print("\n".join(done) or "the schema is up to date")  # noqa: T201  # the command's output
+    return 0
+
+
+async def _bring_up_to_date(dsn: str, *, adopt: bool = False) -> list[str]:
+    connection = await store.connect(dsn, role=None)
+    try:
+        done = await schema.migrate(connection, adopt=adopt)
+    finally:
+        await connection.close()
+    return [f"applied {migration.version:04d} {migration.name}" for migration in done]
+
+
+async def _replay(settings: Settings, paths: Sequence[Path], feed: str | None, speed: float) -> int:
+    worst = 0
+    async with _database(settings) as dsn:
+        await _bring_up_to_date(dsn)
+        for path in paths:
+            try:
+                done = await replay.replay(dsn, path, feed, speed, settings.batch.max_rows)
+            except RecioError as exc:
+                worst = max(worst, _explain(exc))
+                continue
+            words = ", ".join(f"{done.counts[outcome]} {outcome}" for outcome in Outcome if done.counts[outcome])
+            print(f"{done.name}: {done.new_rows} new rows; frames in all: {words or 'none'}")  # noqa: T201
+    return worst
+
+
+async def _replay_quarantine(settings: Settings) -> int:
+    async with _database(settings) as dsn:
+        await _bring_up_to_date(dsn)
+        used, remaining = await replay.replay_quarantine(dsn)
+    print(f"{used} frames used, {remaining} remain in the quarantine")  # noqa: T201  # the command's output
+    return 0
+
+
+def _explain(exc: RecioError) -> int:
+    print(f"recio-ingest: {exc}", file=sys.stderr)  # noqa: T201  # for the person at the terminal, or the journal
+    if exc.hint:
+        print(f"  {exc.hint}", file=sys.stderr)  # noqa: T201  # same
+    return exc.exit_code
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> RecioError | None:
+    """Return the first error of a group if all of it is known trouble."""
+    known, unknown = group.split(RecioError)
+    if known is None or unknown is not None:
+        return None
+    found: BaseException = known
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found if isinstance(found, RecioError) else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

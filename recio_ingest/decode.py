@@ -1,0 +1,100 @@
+"""Frames in, a batch out: every frame gets exactly one outcome, and the books of the batch add up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from recio_ingest import feeds
+from recio_ingest.errors import BadMessageError
+from recio_ingest.records import (
+    DAEMON_FEED,
+    Batch,
+    BtcPrice,
+    Decoded,
+    Frame,
+    Gap,
+    Kind,
+    Newest,
+    Outcome,
+    Quarantined,
+    utc,
+)
+
+
+class Decoder:
+    """Holds one parser per feed. Pure: the same frames on the same state give the same batch."""
+
+    def __init__(self, state: Mapping[str, Any]) -> None:
+        self._parsers = {name: feeds.load(name).parser(kept) for name, kept in state.get("feeds", {}).items()}
+        self._last_ns: int | None = state.get("last_ns")
+
+    def decode(self, frames: Sequence[Frame]) -> Batch:
+        """Return the batch of these frames (at least one, in order)."""
+        tables: dict[type[BtcPrice], list[BtcPrice]] = {}
+        outcomes: Counter[tuple[str, Outcome]] = Counter()
+        gaps: dict[tuple[int, int], Gap] = {}
+        quarantine: list[Quarantined] = []
+        newest: dict[str, tuple[int, datetime | None]] = {}
+        for frame in frames:
+            try:
+                outcome, rows, venue_time = self.decode_one(frame)
+            except BadMessageError as exc:
+                quarantine.append(_quarantined(frame, exc.reason, str(exc)))
+                outcome, rows, venue_time = Outcome.QUARANTINED, (), None
+            except Exception as exc:  # noqa: BLE001  # a parser's bug costs that frame, never the stream
+                quarantine.append(_quarantined(frame, "bug", repr(exc)))
+                outcome, rows, venue_time = Outcome.QUARANTINED, (), None
+            outcomes[frame.feed, outcome] += 1
+            for row in rows:
+                if isinstance(row, Gap):
+                    gaps[row.frame_no, row.gap_no] = row
+                else:
+                    tables.setdefault(type(row), []).append(row)
+            if venue_time is not None or frame.feed not in newest:
+                newest[frame.feed] = (frame.recv_ns, venue_time)
+        self._last_ns = frames[-1].recv_ns
+        counts = dict.fromkeys(Outcome, 0)
+        for (_, outcome), count in outcomes.items():
+            counts[outcome] += count
+        return Batch(
+            first_no=frames[0].frame_no,
+            last_no=frames[-1].frame_no,
+            frames=list(frames),
+            state=self.state(),
+            counts=counts,
+            tables=tables,
+            gaps=gaps,
+            quarantine=quarantine,
+            outcomes=dict(outcomes),
+            newest={name: Newest(*pair) for name, pair in newest.items()},
+        )
+
+    def decode_one(self, frame: Frame) -> Decoded:
+        """Return what one frame gives. Raises BadMessageError, or whatever a parser's bug raises."""
+        if frame.feed == DAEMON_FEED:
+            return Decoded(Outcome.CONTROL, self._lost(frame) if frame.kind == Kind.LOST else ())
+        parser = self._parsers.get(frame.feed)
+        if parser is None:
+            if frame.feed not in feeds.NAMES:
+                raise BadMessageError("unknown_type", "no venue has messages of this shape")
+            parser = self._parsers[frame.feed] = feeds.load(frame.feed).parser({})
+        return parser.decode(frame)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next frame's decoding depends on, as plain JSON."""
+        return {"last_ns": self._last_ns, "feeds": {name: parser.state() for name, parser in self._parsers.items()}}
+
+    def _lost(self, frame: Frame) -> tuple[Gap, ...]:
+        lost = orjson.loads(frame.data)
+        from_time = utc(frame.recv_ns if self._last_ns is None else self._last_ns)
+        numbers = (lost["from_no"], lost["to_no"])
+        return (Gap(frame.frame_no, 0, "*", "*", "spool", lost["cause"], from_time, utc(frame.recv_ns), *numbers),)
+
+
+def _quarantined(frame: Frame, reason: str, detail: str) -> Quarantined:
+    return Quarantined(frame.frame_no, 0, frame.feed, utc(frame.recv_ns), reason, detail, frame.data)

@@ -1,0 +1,197 @@
+"""Coinbase Exchange: `matches`, `ticker` and `heartbeat` of any list of products.
+
+Source: the venue's pages "Exchange WebSocket overview", "channels" and "rate limits". What they say, in short:
+subscribe within 5 s; `subscriptions` lists everything held; `side` of a match is the MAKER's; `trade_id` rises by one
+per product; `sequence` rises but is not contiguous; messages may be dropped; more types may come.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+
+from recio_ingest.errors import BadMessageError
+from recio_ingest.feeds import Feed, Greeting
+from recio_ingest.feeds.ledger import Outage, TradeIds
+from recio_ingest.records import BtcPrice, Decoded, Frame, Kind, Outcome, utc
+from recio_ingest.settings import Coinbase
+
+NAME = "coinbase"
+CHANNELS = ("matches", "ticker", "heartbeat")
+
+# The heartbeat comes every second, so ten seconds of nothing at all are ten missed ones.
+IDLE_TIMEOUT_S = 10.0
+# A hostile or broken venue must not grow the state without end; the real one trades some 500 products.
+MAX_PRODUCTS = 1000
+FUTURE_LIMIT = timedelta(hours=1)
+
+_TAKER = {"buy": "sell", "sell": "buy"}
+_POSITIVE = re.compile(r"(?=[0-9.]*[1-9])[0-9]{1,20}(?:\.[0-9]{1,20})?")
+_DECIMAL = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,20})?")
+_PRODUCT = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{1,20}")
+_NO_TIME = "0001-01-01T00:00:00.000000Z"
+_MAX_TRADE_ID = 2**63 - 1
+
+
+def feed(settings: Coinbase) -> Feed:
+    """Return the live stream of the configured products."""
+    products = list(settings.products)
+    message = {"type": "subscribe", "product_ids": products, "channels": list(CHANNELS)}
+    asked = frozenset((channel, product) for channel in CHANNELS for product in products)
+    return Feed(
+        name=NAME,
+        url=settings.url,
+        idle_timeout_s=IDLE_TIMEOUT_S,
+        describe={"products": products, "channels": list(CHANNELS)},
+        subscribe=(orjson.dumps(message),),
+        greet=lambda data: _greet(data, asked),
+    )
+
+
+def _greet(data: bytes, asked: frozenset[tuple[str, str]]) -> Greeting:
+    """Read an answer to the subscription; a message that is no answer, or no JSON, says nothing."""
+    try:
+        message = orjson.loads(data)
+        kind = message["type"]
+        if kind == "error":
+            words = (str(message.get("message", "error")), str(message.get("reason", "")))
+            return Greeting(refused=": ".join(word for word in words if word)[:300])
+        if kind == "subscriptions":
+            held = {(entry["name"], product) for entry in message["channels"] for product in entry["product_ids"]}
+            missing = sorted(asked - held)
+            return Greeting(confirmed=True, refused=", ".join(f"{name} of {product}" for name, product in missing[:10]))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Greeting()
+    return Greeting()
+
+
+class CoinbaseParser:
+    """Remembers, per product, the trade ids seen and the best bid and ask; and whether the line is up."""
+
+    def __init__(self, state: Mapping[str, Any]) -> None:
+        self._outage = Outage(NAME, state.get("line", {}))
+        products: Mapping[str, Any] = state.get("products", {})
+        self._ids = {name: TradeIds(NAME, "matches", name, kept["ids"]) for name, kept in products.items()}
+        self._book: dict[str, tuple[str | None, str | None]] = {n: tuple(kept["book"]) for n, kept in products.items()}
+        self._types = {
+            "match": self._match,
+            "last_match": self._match,
+            "ticker": self._ticker,
+            "heartbeat": self._heartbeat,
+            "subscriptions": self._answer,
+            "error": self._answer,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return the ids, books and line as plain JSON."""
+        products = {
+            name: {"ids": ids.state(), "book": self._book.get(name, (None, None))} for name, ids in self._ids.items()
+        }
+        return {"line": self._outage.state(), "products": products}
+
+    def decode(self, frame: Frame) -> Decoded:
+        """Return what the frame gives."""
+        if frame.kind != Kind.DATA:
+            return Decoded(Outcome.CONTROL, self._outage.mark(frame))
+        try:
+            message = orjson.loads(frame.data)
+        except orjson.JSONDecodeError as exc:
+            raise BadMessageError("json", str(exc)) from None
+        kind = message.get("type") if isinstance(message, dict) else None
+        handler = self._types.get(kind) if isinstance(kind, str) else None
+        if handler is None:
+            raise BadMessageError("unknown_type", f"no table for a message of type {str(kind)[:60]!r}")
+        decoded = handler(frame, message)
+        closed = self._outage.data(frame)
+        return decoded._replace(rows=decoded.rows + closed) if closed else decoded
+
+    def _match(self, frame: Frame, message: dict[str, Any]) -> Decoded:
+        venue_time = _time(message, frame)
+        trade_id = message.get("trade_id")
+        if type(trade_id) is not int or not 0 < trade_id <= _MAX_TRADE_ID:
+            raise BadMessageError("schema", "trade_id is not a positive 64-bit integer")
+        price, size = message.get("price"), message.get("size")
+        if not (isinstance(price, str) and _POSITIVE.fullmatch(price)):
+            raise BadMessageError("bounds", "price is not a positive decimal string")
+        if not (isinstance(size, str) and _POSITIVE.fullmatch(size)):
+            raise BadMessageError("bounds", "size is not a positive decimal string")
+        side = _TAKER.get(message.get("side", ""))
+        if side is None:
+            raise BadMessageError("schema", "side is neither buy nor sell")
+        symbol, ids = self._product(message)
+        new, gaps = ids.see(trade_id, frame)
+        if not new:
+            return Decoded(Outcome.DUPLICATE, (), venue_time)
+        bid, ask = self._book.get(symbol, (None, None))
+        row = BtcPrice(
+            venue_time, utc(frame.recv_ns), NAME, symbol, price, size, side, trade_id, bid, ask, frame.frame_no
+        )
+        return Decoded(Outcome.SHIPPED, (row, *gaps), venue_time)
+
+    def _ticker(self, frame: Frame, message: dict[str, Any]) -> Decoded:
+        bid, ask = message.get("best_bid"), message.get("best_ask")
+        if not (isinstance(bid, str) and isinstance(ask, str) and _DECIMAL.fullmatch(bid) and _DECIMAL.fullmatch(ask)):
+            raise BadMessageError("schema", "best_bid or best_ask is not a decimal string")
+        # The first ticker after a subscription may lack its time; the venue also sends the year 1 for "none".
+        late = message.get("time") in (None, _NO_TIME)
+        venue_time = utc(frame.recv_ns) if late else _time(message, frame)
+        symbol, _ = self._product(message)
+        # A zero on one side is the venue's word for an empty book: no quote, not a price.
+        self._book[symbol] = (bid if _POSITIVE.fullmatch(bid) else None, ask if _POSITIVE.fullmatch(ask) else None)
+        return Decoded(Outcome.STATE, (), venue_time)
+
+    def _heartbeat(self, frame: Frame, message: dict[str, Any]) -> Decoded:
+        moment = _time(message, frame)
+        self._product(message)
+        return Decoded(Outcome.STATE, (), moment)
+
+    def _answer(self, frame: Frame, message: dict[str, Any]) -> Decoded:
+        del frame, message
+        return Decoded(Outcome.STATE)
+
+    def _product(self, message: dict[str, Any]) -> tuple[str, TradeIds]:
+        symbol = message.get("product_id")
+        ids = self._ids.get(symbol) if isinstance(symbol, str) else None
+        if ids is not None:
+            return symbol, ids  # type: ignore[return-value]  # found, so it is a str
+        if not isinstance(symbol, str) or not _PRODUCT.fullmatch(symbol):
+            raise BadMessageError("schema", "product_id is not a product's name")
+        if len(self._ids) >= MAX_PRODUCTS:
+            raise BadMessageError("bounds", f"more than {MAX_PRODUCTS} products")
+        ids = self._ids[symbol] = TradeIds(NAME, "matches", symbol, {})
+        return symbol, ids
+
+
+def _time(message: dict[str, Any], frame: Frame) -> datetime:
+    moment = venue_time(message)
+    if moment is None:
+        raise BadMessageError("schema", "time is missing, or not an RFC 3339 time with an offset")
+    if moment - utc(frame.recv_ns) > FUTURE_LIMIT:
+        raise BadMessageError("future", "time is more than an hour after the arrival")
+    return moment
+
+
+def venue_time(message: Any) -> datetime | None:  # noqa: ANN401  # any JSON value
+    """Return the venue's own time of a message, where it has one."""
+    text = message.get("time") if isinstance(message, dict) else None
+    if not isinstance(text, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None
+
+
+def recognises(message: Any) -> bool:  # noqa: ANN401  # any JSON value
+    """Tell whether a message has this venue's shape: a `type`, and no `msg` or `sid` beside it."""
+    return isinstance(message, dict) and "type" in message and not message.keys() & {"msg", "sid", "channel"}
+
+
+def parser(state: Mapping[str, Any]) -> CoinbaseParser:
+    """Return a parser that goes on from a committed state."""
+    return CoinbaseParser(state)

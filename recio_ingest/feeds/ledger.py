@@ -1,0 +1,139 @@
+"""What a feed's parser remembers of what did not arrive: outages of the line, and holes in a contiguous numbering.
+
+Everything here is decided from frames alone, so the same frames declare the same gaps.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from recio_ingest.errors import BadMessageError
+from recio_ingest.records import Frame, Gap, Kind, utc
+
+# Each open hole is a few numbers in the offset row of every commit. A venue that leaves more than this many at once
+# has renumbered; the oldest are then final: declared as they are, and late arrivals go to the quarantine.
+MAX_HOLES = 200
+
+
+class Outage:
+    """Whether a feed's line is up; opens a gap when it goes down and closes it at the first message after."""
+
+    def __init__(self, feed: str, state: Mapping[str, Any]) -> None:
+        self._feed = feed
+        self._up: bool = state.get("up", False)
+        self._last_ns: int | None = state.get("last_ns")
+        self._open: list[Any] | None = state.get("open")  # frame_no, cause, from_ns
+
+    def state(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return {"up": self._up, "last_ns": self._last_ns, "open": self._open}
+
+    def mark(self, frame: Frame) -> tuple[Gap, ...]:
+        """Take a control mark in; return the gap that it opens, if it does."""
+        gaps: tuple[Gap, ...] = ()
+        if frame.kind in (Kind.DISCONNECTED, Kind.PAUSED):
+            gaps = self._begin(frame, str(orjson.loads(frame.data).get("cause", "unknown")))
+            self._up = frame.kind == Kind.PAUSED
+        elif frame.kind == Kind.CONNECTED:
+            # Up already, and connecting again: the mark of the end was never written. The daemon was killed.
+            gaps = self._begin(frame, "restart") if self._up else ()
+            self._up = True
+        return gaps
+
+    def data(self, frame: Frame) -> tuple[Gap, ...]:
+        """Take the arrival of a message in; return the gap that it closes, if one is open."""
+        self._last_ns = frame.recv_ns
+        if self._open is None:
+            return ()
+        gap = self._gap(to_ns=frame.recv_ns)
+        self._open = None
+        return (gap,)
+
+    def _begin(self, frame: Frame, cause: str) -> tuple[Gap, ...]:
+        if self._open is not None or self._last_ns is None:
+            return ()  # one outage, however many attempts; and before the first message nothing was missed
+        self._open = [frame.frame_no, cause, self._last_ns]
+        return (self._gap(to_ns=None),)
+
+    def _gap(self, to_ns: int | None) -> Gap:
+        assert self._open is not None
+        frame_no, cause, from_ns = self._open
+        to_time = None if to_ns is None else utc(to_ns)
+        return Gap(frame_no, 0, self._feed, "*", "connection", cause, utc(from_ns), to_time)
+
+
+class TradeIds:
+    """Which ids of a contiguous numbering have been seen: `first` to `last`, but for the holes.
+
+    This is both the test for duplicates and the test for gaps, and it is exact: a late id that falls into a hole is
+    new and fills it, every other id between `first` and `last` is a duplicate.
+    """
+
+    def __init__(self, feed: str, channel: str, scope: str, state: Mapping[str, Any]) -> None:
+        self._names = (feed, channel, scope)
+        self._first: int | None = state.get("first")
+        self._last: int | None = state.get("last")
+        self._last_ns: int = state.get("last_ns", 0)
+        # A hole: frame_no that revealed it, from_ns, to_ns, from_seq, to_seq, and the ranges of it still missing.
+        self._holes: list[list[Any]] = copy.deepcopy(state.get("holes", []))
+        self._forgotten: int = state.get("forgotten", 0)  # ids up to here are no longer known one by one
+
+    def state(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        kept: dict[str, Any] = {"first": self._first, "last": self._last, "last_ns": self._last_ns}
+        if self._holes or self._forgotten:
+            kept |= {"holes": self._holes, "forgotten": self._forgotten}
+        return kept
+
+    def see(self, number: int, frame: Frame) -> tuple[bool, tuple[Gap, ...]]:
+        """Return whether the id is new, and the gaps that it opens or fills.
+
+        Raises BadMessageError for an old id about which nothing is known any more.
+        """
+        if self._first is None or self._last is None:
+            self._first = self._last = number
+            self._last_ns = frame.recv_ns
+            return True, ()
+        if number > self._last:
+            gaps = self._miss(self._last + 1, number - 1, frame) if number > self._last + 1 else ()
+            self._last = number
+            self._last_ns = frame.recv_ns
+            return True, gaps
+        if number < self._first:
+            gaps = self._miss(number + 1, self._first - 1, frame) if number + 1 < self._first else ()
+            self._first = number
+            return True, gaps
+        return self._fill(number, frame)
+
+    def _miss(self, first: int, last: int, frame: Frame) -> tuple[Gap, ...]:
+        hole = [frame.frame_no, self._last_ns, frame.recv_ns, first, last, [[first, last]]]
+        self._holes.append(hole)
+        if len(self._holes) > MAX_HOLES:
+            self._forgotten = max(self._forgotten, self._holes.pop(0)[4])
+        return (self._gap(hole),)
+
+    def _fill(self, number: int, frame: Frame) -> tuple[bool, tuple[Gap, ...]]:
+        for hole in self._holes:
+            missing: list[list[int]] = hole[5]
+            for at, (first, last) in enumerate(missing):
+                if first <= number <= last:
+                    parts = ([first, number - 1], [number + 1, last])
+                    missing[at : at + 1] = [part for part in parts if part[0] <= part[1]]
+                    if not missing:
+                        self._holes.remove(hole)
+                    return True, (self._gap(hole, frame.recv_ns),)
+        if number <= self._forgotten:
+            raise BadMessageError("order", "too old to tell whether it is a duplicate")
+        return False, ()
+
+    def _gap(self, hole: list[Any], filled_ns: int = 0) -> Gap:
+        frame_no, from_ns, to_ns, from_seq, to_seq, missing = hole
+        expected = to_seq - from_seq + 1
+        recovered = expected - sum(last - first + 1 for first, last in missing)
+        repaired_at = None if missing else utc(filled_ns)
+        times = (utc(from_ns), utc(to_ns))
+        return Gap(frame_no, 1, *self._names, "sequence", *times, from_seq, to_seq, expected, recovered, repaired_at)

@@ -1,0 +1,31 @@
+"""Which partitions a table should have: names and bounds, in UTC only.
+
+Bounds made from local dates gave a partition of 25 hours when summer time ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+DAY = timedelta(days=1)
+LIVE_TABLES = ("live_data.btc_price_log",)
+LIVE_DAYS_AHEAD = 3
+
+
+class Partition(NamedTuple):
+    """One partition: rows with `lower <= key < upper` (aware UTC)."""
+
+    table: str
+    name: str
+    lower: datetime
+    upper: datetime
+
+
+def daily(table: str, now: datetime, days_ahead: int) -> Iterator[Partition]:
+    """Yield the partitions of one UTC day each, from today's to that of `days_ahead` days from now."""
+    lower = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    for _ in range(days_ahead + 1):
+        yield Partition(table, f"{table}_{lower:%Y%m%d}", lower, lower + DAY)
+        lower += DAY

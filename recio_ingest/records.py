@@ -1,0 +1,166 @@
+"""The words of the program: a frame, the rows that it gives, and the batch that carries them to the database."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum, StrEnum
+from typing import Any, NamedTuple
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+LIVE_STREAM = "live"
+DAEMON_FEED = "daemon"
+"""The feed name of frames that belong to no venue: ticks, and what the spool has to say about itself."""
+
+
+class Kind(IntEnum):
+    """What a frame is; the number is stored in the spool and never changes its meaning."""
+
+    DATA = 0
+    """One websocket message, as it came."""
+    CONNECTED = 1
+    """JSON: the products or series of the connection that begins."""
+    DISCONNECTED = 2
+    """JSON: `cause`, why the connection ended."""
+    TICK = 3
+    """One a second, so that what depends on time depends on frames alone."""
+    PAUSED = 4
+    """JSON: `cause`, why the socket is not read for now."""
+    RESUMED = 5
+    """The socket is read again."""
+    LOST = 6
+    """JSON: `from_no`, `to_no`, `cause`: frames that the spool no longer has. Made on reading, never stored."""
+
+
+class Frame(NamedTuple):
+    """One websocket message with its arrival time, or a control mark in the same stream.
+
+    `frame_no` only grows over the life of an installation; `recv_ns` is UTC, in nanoseconds since 1970.
+    """
+
+    frame_no: int
+    recv_ns: int
+    feed: str
+    kind: int
+    data: bytes
+
+
+class Outcome(StrEnum):
+    """What became of a frame: exactly one of these, for every frame."""
+
+    SHIPPED = "shipped"
+    STATE = "state"
+    DUPLICATE = "duplicate"
+    CONTROL = "control"
+    QUARANTINED = "quarantined"
+
+
+class BtcPrice(NamedTuple):
+    """One trade as its venue reported it; prices and sizes keep the venue's decimals (text, exact).
+
+    `side` is the taker's. `best_bid` and `best_ask` are those that held when the trade arrived.
+    """
+
+    timestamp: datetime
+    received_at: datetime
+    venue: str
+    symbol: str
+    price: str
+    size: str | None
+    side: str | None
+    trade_id: int | None
+    best_bid: str | None
+    best_ask: str | None
+    frame_no: int
+    row_no: int = 0
+
+
+class Gap(NamedTuple):
+    """A period or range that was not received. `(frame_no, gap_no)` names it: the frame that revealed it.
+
+    `from_seq` and `to_seq` are the first and the last number missing, both included. `to_time` is None while
+    the gap is open. A later Gap of the same name replaces an earlier one.
+    """
+
+    frame_no: int
+    gap_no: int
+    feed: str
+    channel: str
+    scope: str
+    cause: str
+    from_time: datetime | None
+    to_time: datetime | None = None
+    from_seq: int | None = None
+    to_seq: int | None = None
+    expected: int | None = None
+    recovered: int = 0
+    repaired_at: datetime | None = None
+
+
+class Quarantined(NamedTuple):
+    """A frame, or one row of it, that could not be used, with why and with every byte it had."""
+
+    frame_no: int
+    row_no: int
+    feed: str
+    received_at: datetime
+    reason: str
+    detail: str
+    frame: bytes
+
+
+TABLES = {BtcPrice: "btc_price_log"}
+"""The live table of each type of row; its columns are the type's fields, the others stay NULL."""
+
+
+class Decoded(NamedTuple):
+    """What one frame gave: its outcome, its rows, and the venue's own time where the frame has one."""
+
+    outcome: Outcome
+    rows: tuple[BtcPrice | Gap, ...] = ()
+    venue_time: datetime | None = None
+
+
+class Newest(NamedTuple):
+    """The newest frame of one feed in a batch: its arrival (ns) and the newest venue time seen so far."""
+
+    recv_ns: int
+    venue_time: datetime | None
+
+
+@dataclass(slots=True)
+class Batch:
+    """The rows of one transaction, and everything that the offset row has to say about them."""
+
+    first_no: int
+    last_no: int
+    frames: list[Frame]
+    state: dict[str, Any]
+    counts: dict[Outcome, int]
+    tables: dict[type[BtcPrice], list[BtcPrice]] = field(default_factory=dict)
+    gaps: dict[tuple[int, int], Gap] = field(default_factory=dict)
+    quarantine: list[Quarantined] = field(default_factory=list)
+    outcomes: dict[tuple[str, Outcome], int] = field(default_factory=dict)
+    newest: dict[str, Newest] = field(default_factory=dict)
+
+    def moved(self, frame_nos: AbstractSet[int], outcome: Outcome) -> Batch:
+        """Return the batch with these frames, so far shipped, counted under another outcome."""
+        counts, outcomes = Counter(self.counts), Counter(self.outcomes)
+        for frame in self.frames:
+            if frame.frame_no in frame_nos:
+                counts.update({Outcome.SHIPPED: -1, outcome: 1})
+                outcomes.update({(frame.feed, Outcome.SHIPPED): -1, (frame.feed, outcome): 1})
+        return replace(self, counts=counts, outcomes=outcomes)
+
+
+def utc(ns: int) -> datetime:
+    """Return an aware UTC time for nanoseconds since 1970, cut to the microsecond that PostgreSQL keeps."""
+    return EPOCH + timedelta(microseconds=ns // 1000)
+
+
+def to_ns(moment: datetime) -> int:
+    """Return nanoseconds since 1970 for an aware time."""
+    return ((moment - EPOCH) // timedelta(microseconds=1)) * 1000

@@ -1,0 +1,239 @@
+"""Ships files through the same path as the live feeds: spool segments, JSON lines, and frames out of the quarantine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from recio_ingest import feeds, segments, store
+from recio_ingest.decode import Decoder
+from recio_ingest.errors import BadInputError, BadMessageError, TryLaterError
+from recio_ingest.records import Batch, BtcPrice, Decoded, Frame, Kind, Outcome, to_ns
+from recio_ingest.ship import Shipper
+from recio_ingest.store import Position, Store
+
+UNKNOWN_FEED = "unknown"
+_SQLITE = b"SQLite format 3\x00"
+_MAX_BYTES = 16 * 2**20
+_QUARANTINE_STEP = 500
+
+
+class Replayed(NamedTuple):
+    """What became of one file's frames, over all runs of it."""
+
+    name: str
+    counts: dict[Outcome, int]
+    new_rows: int
+
+
+async def replay(dsn: str, path: Path, feed: str | None, speed: float, max_rows: int) -> Replayed:
+    """Ship one file; a second run of the same bytes adds nothing, a run that was cut off goes on where it stopped."""
+    source, stream = _open(path, feed, speed)
+    new_rows = 0
+
+    async def acquire(opened: Store, epoch: int) -> Position:
+        return await source.acquire(opened, stream, epoch)
+
+    async def only_new(opened: Store, batch: Batch) -> Batch:
+        nonlocal new_rows
+        rows = batch.tables.get(BtcPrice, [])
+        batch = _without_known(batch, await opened.known_trades(rows))
+        new_rows += len(batch.tables.get(BtcPrice, []))
+        return batch
+
+    shipper = Shipper(
+        source, lambda: dsn, acquire, stream=stream, max_rows=max_rows, min_interval_s=0, refine=only_new, patient=False
+    )
+    await shipper.run()
+    assert shipper.progress.position is not None
+    return Replayed(path.name, shipper.progress.position.counts, new_rows)
+
+
+async def replay_quarantine(dsn: str) -> tuple[int, int]:
+    """Decode every open entry of the quarantine with today's parsers; return how many were used and how many remain."""
+    used = remaining = after_id = 0
+    async with store.session(dsn) as opened:
+        while entries := await opened.open_quarantine(after_id, _QUARANTINE_STEP):
+            for entry in entries:
+                after_id = entry["quarantine_id"]
+                decoded = _decode_alone(entry)
+                if decoded is None:
+                    remaining += 1
+                    continue
+                rows = [row for row in decoded.rows if isinstance(row, BtcPrice)]
+                known = await opened.known_trades(rows)
+                if rows and all(_trade(row) in known for row in rows):
+                    decoded = Decoded(Outcome.DUPLICATE)
+                used += await opened.release(entry, decoded)
+    return used, remaining
+
+
+class JsonLines:
+    """Frames out of a file with one JSON object a line: bare messages, or `{"received_at": s, "frame": {...}}`.
+
+    Without `received_at` the venue's time stands in, and without that the line before. Numbers begin after the clock
+    (us) of the first run, which the stream's row remembers.
+    """
+
+    def __init__(self, path: Path, feed: str | None, speed: float) -> None:
+        self._path = path
+        self._feed = feed
+        self._lines = self._frames()
+        self._pace = _Pace(speed)
+        self._base_no = 0
+        self._skip_to_no = 0
+
+    async def acquire(self, opened: Store, stream: str, epoch: int) -> Position:
+        """Begin or go on with this file's own stream."""
+        begun = await opened.stream_spool(stream)
+        self._base_no = int(begun) if begun else time.time_ns() // 1000
+        position = await opened.acquire(stream, str(self._base_no), start_no=self._base_no, epoch=epoch)
+        self._lines = self._frames()
+        return position
+
+    async def read(self, after_no: int, max_frames: int) -> list[Frame]:
+        """Return the next lines as frames."""
+        frames: list[Frame] = []
+        size = 0
+        for frame in self._lines:
+            if frame.frame_no > after_no:
+                frames.append(frame)
+                size += len(frame.data)
+            if len(frames) >= max_frames or size >= _MAX_BYTES:
+                break
+        await self._pace.wait(frames)
+        return frames
+
+    def committed(self, frame_no: int) -> None:
+        """Nothing is trimmed of a file that belongs to somebody else."""
+
+    def _frames(self) -> Iterator[Frame]:
+        recv_ns, feed = 0, self._feed or UNKNOWN_FEED
+        with self._path.open("rb") as file:
+            for line_no, line in enumerate(file, 1):
+                data = line.strip()
+                if not data:
+                    continue
+                try:
+                    message = json.loads(data, parse_float=Decimal)
+                except (ValueError, RecursionError):
+                    message = None  # the parser will say so, and the quarantine keep it
+                given, message, data = _unwrap(message, data)
+                feed = self._feed or _feed_of(message) or feed
+                recv_ns = given or _venue_ns(feed, message) or recv_ns
+                yield Frame(self._base_no + line_no, recv_ns, feed, Kind.DATA, data)
+
+
+class SpoolSegment:
+    """Frames out of a segment of a spool, with the numbers that they have."""
+
+    def __init__(self, path: Path, speed: float) -> None:
+        self._segment = segments.describe(path)
+        self._pace = _Pace(speed)
+
+    async def acquire(self, opened: Store, stream: str, epoch: int) -> Position:
+        """Begin or go on with this file's own stream."""
+        start_no = self._segment.first_no - 1
+        return await opened.acquire(stream, self._segment.spool_id, start_no=start_no, epoch=epoch)
+
+    async def read(self, after_no: int, max_frames: int) -> list[Frame]:
+        """Return the next frames. Raises BadInputError at damage."""
+        if after_no >= self._segment.last_no:
+            return []
+        try:
+            frames = segments.read(self._segment, after_no, max_frames, _MAX_BYTES)
+        except segments.Damaged as exc:
+            raise BadInputError(f"{self._segment.path.name} is damaged after frame {after_no}: {exc}") from exc
+        await self._pace.wait(frames)
+        return frames
+
+    def committed(self, frame_no: int) -> None:
+        """Nothing is trimmed of a file that belongs to somebody else."""
+
+
+class _Pace:
+    """Holds batches back so that arrival times pass at `speed` times their own rate (0: as fast as it goes)."""
+
+    def __init__(self, speed: float) -> None:
+        self._speed = speed
+        self._origin: tuple[int, float] | None = None
+
+    async def wait(self, frames: Sequence[Frame]) -> None:
+        if not self._speed or not frames:
+            return
+        now_s = asyncio.get_running_loop().time()
+        first_ns, began_s = self._origin = self._origin or (frames[0].recv_ns, now_s)
+        await asyncio.sleep(began_s + (frames[-1].recv_ns - first_ns) / 1e9 / self._speed - now_s)
+
+
+def _open(path: Path, feed: str | None, speed: float) -> tuple[JsonLines | SpoolSegment, str]:
+    try:
+        with path.open("rb") as file:
+            is_segment = file.read(len(_SQLITE)) == _SQLITE
+        if not is_segment:
+            with path.open("rb") as file:
+                return JsonLines(path, feed, speed), file_digest(file, "sha256").hexdigest()
+        segment = SpoolSegment(path, speed)  # opening it has put its write-ahead log, if it had one, into the file
+        if Path(f"{path}-wal").exists():
+            raise TryLaterError(
+                f"{path.name} is in use", hint="stop the daemon, or wait until it has begun another file"
+            )
+        with path.open("rb") as file:
+            return segment, file_digest(file, "sha256").hexdigest()
+    except (OSError, KeyError, ValueError, sqlite3.Error) as exc:
+        raise BadInputError(
+            f"{path} cannot be replayed: {exc}", hint="a spool segment or JSON lines is wanted"
+        ) from exc
+
+
+def _unwrap(message: Any, data: bytes) -> tuple[int, Any, bytes]:  # noqa: ANN401  # any JSON value
+    """Return the arrival time (ns, 0: not given), the message, and the message's bytes with its numbers untouched."""
+    if not (isinstance(message, dict) and "frame" in message and "type" not in message):
+        return 0, message, data
+    given = message.get("received_at")
+    recv_ns = int(Decimal(given) * 1_000_000_000) if isinstance(given, (int, Decimal)) else 0
+    inner = message["frame"]
+    return recv_ns, inner, orjson.dumps(inner, default=lambda number: orjson.Fragment(str(number)))
+
+
+def _feed_of(message: Any) -> str | None:  # noqa: ANN401  # any JSON value
+    return next((name for name in feeds.NAMES if feeds.load(name).recognises(message)), None)
+
+
+def _venue_ns(feed: str, message: Any) -> int:  # noqa: ANN401  # any JSON value
+    moment = feeds.load(feed).venue_time(message) if feed in feeds.NAMES else None
+    return to_ns(moment) if moment else 0
+
+
+def _trade(row: BtcPrice) -> tuple[str, str, int | None]:
+    return row.venue, row.symbol, row.trade_id
+
+
+def _without_known(batch: Batch, known: set[tuple[str, str, int]]) -> Batch:
+    """Return the batch without trades that are in the table already; their frames count as duplicates."""
+    rows = batch.tables.get(BtcPrice, [])
+    fresh = [row for row in rows if _trade(row) not in known]
+    repeated = {row.frame_no for row in rows} - {row.frame_no for row in fresh}
+    if not repeated:
+        return batch
+    moved = batch.moved(repeated, Outcome.DUPLICATE)
+    return replace(moved, tables={BtcPrice: fresh} if fresh else {})
+
+
+def _decode_alone(entry: Any) -> Decoded | None:  # noqa: ANN401  # asyncpg.Record
+    """Decode one frame with a parser that knows nothing else; None where it is still of no use."""
+    frame = Frame(entry["frame_no"], to_ns(entry["received_at"]), entry["feed"], Kind.DATA, entry["frame"])
+    try:
+        return Decoder({}).decode_one(frame)
+    except BadMessageError:
+        return None

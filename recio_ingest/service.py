@@ -1,0 +1,303 @@
+"""The daemon: builds everything and nests it so that leaving the scopes is the shutdown.
+
+Sources are opened last and closed first; then what they gathered becomes durable, then it is shipped, then the database
+is left. Whatever the drain does not get done in time stays in the spool for the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import asyncpg
+import structlog
+
+from recio_ingest import embedded, metrics, partitions, schema, store, web
+from recio_ingest.faults import classify
+from recio_ingest.feeds import Feed
+from recio_ingest.notify import Notifier
+from recio_ingest.records import DAEMON_FEED, LIVE_STREAM, Kind, Outcome
+from recio_ingest.settings import Settings
+from recio_ingest.ship import Shipper
+from recio_ingest.spool import Spool
+from recio_ingest.sql import statement
+from recio_ingest.store import Position, Store
+from recio_ingest.stream import Stream
+
+log = structlog.get_logger()
+
+VERSION = version("recio-ingest")
+TICK_S = 1.0
+# systemd waits TimeoutStopSec=60; a database that takes longer than this to drain gets the rest at the next start.
+DRAIN_S = 20.0
+PARTITIONS_EVERY_S = 3600.0
+PARTITIONS_RETRY_S = 30.0
+# The spool takes a tick every second and the shipper commits it: ten missed ones are no accident.
+STALLED_S = 10.0
+
+
+async def serve(settings: Settings, feeds: Sequence[Feed], *, takeover: bool = False) -> None:
+    """Run until SIGTERM or SIGINT, then drain. Raises TryLaterError where another writer has the spool or database."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, stop, number)
+    notifier = Notifier()
+    async with AsyncExitStack() as stack:
+        spool = stack.enter_context(
+            Spool(
+                settings.state_dir / "spool",
+                [feed.name for feed in feeds],
+                retain_s=settings.spool.retain_s,
+                max_bytes=settings.spool.max_bytes,
+                sync_interval_s=settings.spool.sync_interval_ms / 1000,
+            )
+        )
+        dsn = settings.database.dsn
+        if not dsn:
+            dsn = (await stack.enter_async_context(embedded.running(settings.state_dir, adopt=True))).dsn
+        daemon = Daemon(settings, feeds, spool, dsn, notifier, takeover=takeover)
+        log.info("service.started", version=VERSION, feeds=[feed.name for feed in feeds], spool_id=spool.spool_id)
+        await daemon.run(stop)
+        log.info("service.stopped", spooled=daemon.books.snapshot(daemon.shipper.progress.position)["spooled"])
+
+
+class Daemon:
+    """Everything that runs side by side, and what it says of itself."""
+
+    def __init__(
+        self, settings: Settings, feeds: Sequence[Feed], spool: Spool, dsn: str, notifier: Notifier, *, takeover: bool
+    ) -> None:
+        self._settings = settings
+        self._spool = spool
+        self._dsn = dsn
+        self._notifier = notifier
+        self._takeover = takeover
+        self._started_s = time.monotonic()
+        self.books = Books(spool)
+        self.streams = [Stream(feed, spool) for feed in feeds]
+        self.shipper = Shipper(
+            spool,
+            lambda: self._dsn,
+            self._acquire,
+            max_rows=settings.batch.max_rows,
+            min_interval_s=settings.batch.min_interval_ms / 1000,
+            prepare=self._prepare,
+        )
+        metrics.BUILD.labels(VERSION, platform.python_version()).set(1)
+        metrics.DATABASE_UP.set(0)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop`, then drain."""
+        http = self._settings.http
+        async with asyncio.TaskGroup() as plumbing:
+            spooling = plumbing.create_task(self._spool.run(), name="spool")
+            shipping = plumbing.create_task(self.shipper.run(), name="ship")
+            helpers = [
+                plumbing.create_task(self._tick(), name="tick"),
+                plumbing.create_task(self._keep_partitions(), name="partitions"),
+            ]
+            async with web.serving(http.host, http.port, self.status):
+                async with asyncio.TaskGroup() as sources:
+                    readers = [
+                        sources.create_task(stream.run(), name=f"feed {stream.feed.name}") for stream in self.streams
+                    ]
+                    self._notifier.ready("recording")
+                    await stop.wait()
+                    self._notifier.stopping()
+                    for reader in readers:
+                        reader.cancel()
+                helpers[0].cancel()
+                await self._drain(spooling)
+            for task in (shipping, spooling, *helpers):
+                task.cancel()
+
+    async def status(self) -> dict[str, Any]:
+        """Return the state of everything, as JSON; moves the gauges that are read and not counted."""
+        progress = self.shipper.progress
+        books = self.books.snapshot(progress.position)
+        metrics.SPOOL_PENDING.set(books["spooled"])
+        metrics.SPOOL_BYTES.set(self._spool.size_bytes)
+        free_bytes = shutil.disk_usage(self._settings.state_dir).free
+        metrics.DISK_FREE.labels("state_dir").set(free_bytes)
+        problems = self._problems()
+        position = progress.position
+        return {
+            "version": VERSION,
+            "healthy": not problems,
+            "ready": progress.schema_ready and progress.fault is None,
+            "problems": problems,
+            "uptime_s": round(time.monotonic() - self._started_s),
+            "books": books,
+            "spool": {
+                "pending_frames": books["spooled"],
+                "size_bytes": self._spool.size_bytes,
+                "max_bytes": self._settings.spool.max_bytes,
+                "disk_free_bytes": free_bytes,
+            },
+            "database": {
+                "up": progress.fault is None and position is not None,
+                "fault": progress.fault,
+                "schema_ready": progress.schema_ready,
+                "epoch": position.epoch if position else None,
+                "frame_no": position.frame_no if position else None,
+            },
+            "feeds": {stream.feed.name: self._feed_status(stream) for stream in self.streams},
+        }
+
+    def _feed_status(self, stream: Stream) -> dict[str, Any]:
+        now_s = time.monotonic()
+        newest_s = metrics.LAG.newest_s.get(stream.feed.name)
+        silent_s = now_s - stream.status.last_message_s if stream.status.last_message_s else None
+        return {
+            "connected": stream.status.connected,
+            "cause": stream.status.cause or None,
+            "last_message_age_s": None if silent_s is None else round(silent_s, 1),
+            "lag_s": None if newest_s is None else round(time.time() - newest_s, 3),
+            "received": stream.status.received,
+        }
+
+    def _problems(self) -> list[str]:
+        progress = self.shipper.progress
+        problems = []
+        if self._spool.failing:
+            problems.append("spool: cannot be written, frames wait; look at the disk")
+        elif not self._spool_moving():
+            problems.append("spool: has taken nothing for 10 s")
+        if self._spool.at_limit:
+            problems.append("spool: full, the feeds are paused")
+        if progress.fault is not None:
+            problems.append(f"database: {progress.fault}")
+        elif progress.position is None:
+            problems.append("database: not connected yet")
+        elif not self._shipper_moving():
+            problems.append("database: nothing was committed for 10 s")
+        down = [stream for stream in self.streams if not stream.status.connected]
+        return problems + [f"feed {stream.feed.name}: not connected ({stream.status.cause})" for stream in down]
+
+    def _spool_moving(self) -> bool:
+        return time.monotonic() - self._spool.durable_at_s < STALLED_S
+
+    def _shipper_moving(self) -> bool:
+        return time.monotonic() - self.shipper.progress.committed_at_s < STALLED_S
+
+    async def _acquire(self, opened: Store, epoch: int) -> Position:
+        position = await opened.acquire(
+            LIVE_STREAM,
+            self._spool.spool_id,
+            start_no=self._spool.oldest_no - 1,
+            epoch=epoch,
+            takeover=self._takeover and not epoch,
+        )
+        await self.books.open(position)
+        return position
+
+    async def _prepare(self) -> None:
+        """Bring the schema up to date, if this login may, and make the first partitions before the first row."""
+        connection = await store.connect(self._dsn, role=None)
+        try:
+            await schema.migrate(connection)
+        finally:
+            await connection.close()
+        await self._make_partitions()
+
+    async def _keep_partitions(self) -> None:
+        while True:
+            pause_s = PARTITIONS_EVERY_S
+            if not self.shipper.progress.schema_ready:
+                pause_s = TICK_S
+            else:
+                try:
+                    await self._make_partitions()
+                except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+                    pause_s = PARTITIONS_RETRY_S
+                    log.warning("partitions.not_made", fault=str(classify(exc)), error=str(exc)[:300], retry_s=pause_s)
+            await asyncio.sleep(pause_s)
+
+    async def _make_partitions(self) -> None:
+        connection = await store.connect(self._dsn)
+        try:
+            for table in partitions.LIVE_TABLES:
+                for wanted in partitions.daily(table, datetime.now(UTC), partitions.LIVE_DAYS_AHEAD):
+                    if await Store(connection).make_partition(wanted, "received_at"):
+                        log.info("partitions.made", partition=wanted.name)
+                until = await connection.fetchval(statement("partitioned_until"), table)
+                ahead_s = (until - datetime.now(UTC)).total_seconds() if until else 0.0
+                metrics.PARTITIONS_AHEAD.labels(table).set(ahead_s)
+        finally:
+            await connection.close()
+
+    async def _tick(self) -> None:
+        """Put the second's mark into the stream, watch the event loop, and feed the watchdog while data moves."""
+        fed_s = 0.0
+        while True:
+            due_s = time.monotonic() + TICK_S
+            if not self._spool.full:
+                self._spool.append(DAEMON_FEED, Kind.TICK, time.time_ns(), b"")
+            if time.monotonic() - fed_s > self._notifier.watchdog_s / 3 > 0 and self._moving():
+                fed_s = time.monotonic()
+                self._notifier.alive("recording")
+            await asyncio.sleep(due_s - time.monotonic())
+            metrics.LOOP_LAG.set(max(0.0, time.monotonic() - due_s))
+
+    def _moving(self) -> bool:
+        """Whether a restart could not help: all moves, or what stands still has a reason that is known and outside."""
+        spool_moves = self._spool_moving() or bool(self._spool.failing) or self._spool.at_limit
+        progress = self.shipper.progress
+        shipper_moves = self._shipper_moving() or progress.fault is not None or progress.position is None
+        return (spool_moves and shipper_moves) or time.monotonic() - self._started_s < STALLED_S
+
+    async def _drain(self, spooling: asyncio.Task[None]) -> None:
+        """Make durable what was gathered; then let the shipper catch up, if the database is there and quick."""
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await self._spool.close()
+                await asyncio.shield(spooling)
+                progress = self.shipper.progress
+                while progress.position is None or progress.position.frame_no < self._spool.durable_no:
+                    if progress.fault is not None:
+                        break
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            log.warning("service.drain_cut", hint="the rest stays in the spool and ships at the next start")
+
+
+class Books:
+    """received = shipped + state + duplicate + control + quarantined + spooled.
+
+    Received is counted by the spool, the outcomes by the database (under a CHECK); what is left is in the spool.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._base_received = 0
+        self._base_durable = 0
+
+    async def open(self, position: Position) -> None:
+        """Count anew from a position that was just read: what the database has, and what the spool has after it."""
+        durable = self._spool.durable_count
+        pending = await self._spool.count_after(position.frame_no)
+        self._base_received = sum(position.counts.values()) + pending
+        self._base_durable = durable
+
+    def snapshot(self, position: Position | None) -> dict[str, int]:
+        """Return the books as they stand."""
+        counts = {outcome: position.counts[outcome] if position else 0 for outcome in Outcome}
+        received = self._base_received + self._spool.durable_count - self._base_durable
+        spooled = received - sum(counts.values())
+        return {"received": received, **{str(outcome): count for outcome, count in counts.items()}, "spooled": spooled}
+
+
+def _stop(stop: asyncio.Event, number: int) -> None:
+    """Drain at the first signal; at the second, the default handler ends the process."""
+    log.info("service.stopping", signal=signal.Signals(number).name)
+    stop.set()
+    asyncio.get_running_loop().remove_signal_handler(number)

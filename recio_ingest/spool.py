@@ -1,0 +1,349 @@
+"""The durable local record of frames, between the sockets and the database.
+
+`append` gathers, `run` makes groups durable one after another off the event loop, `read` gives durable frames back:
+from memory while the shipper keeps up, from the files when it does not. Memory stays flat either way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Self
+
+import orjson
+import structlog
+
+from recio_ingest import metrics, segments
+from recio_ingest.errors import SpoolError, SpoolLockedError
+from recio_ingest.records import DAEMON_FEED, Frame, Kind
+from recio_ingest.segments import HEAD, Damaged, Group, Segment
+
+log = structlog.get_logger()
+
+# One group is one SQLite row and one fsync. 4 MiB bounds what a crash can cost and what one commit can take; past
+# either limit `full` is set and the sockets wait.
+GROUP_FRAMES = 8192
+GROUP_BYTES = 4 * 2**20
+# Durable frames kept in memory for a shipper that keeps up; past this it reads the files.
+RECENT_BYTES = 8 * 2**20
+READ_BYTES = 4 * 2**20
+# Trimming is deleting a file: small enough to trim in steps, large enough that a day is not ten thousand files.
+SEGMENT_BYTES = 64 * 2**20
+SEGMENT_AGE_S = 600.0
+RETRY_S = 1.0
+# What control marks may still take when `max_bytes` is reached, so that the pause itself is on record.
+RESERVE_BYTES = 2 * 2**20
+
+
+class Spool:
+    """The spool of one installation, open and locked. Construction reads the folder; `run` must run."""
+
+    def __init__(
+        self,
+        folder: Path,
+        feeds: Sequence[str],
+        *,
+        retain_s: float = 3600,
+        max_bytes: int = 2**33,
+        sync_interval_s: float = 0.02,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._folder = folder
+        self._feeds = (DAEMON_FEED, *feeds)
+        self._codes = {name: code for code, name in enumerate(self._feeds)}
+        self._retain_s = retain_s
+        self._max_bytes = max_bytes
+        self._sync_interval_s = sync_interval_s
+        self._now_ns = now_ns
+        self._lock = _lock(folder)
+        self._segments = list(_scan(folder))
+        newest = self._segments[-1] if self._segments else None
+        self.spool_id = newest.spool_id if newest else str(uuid.uuid4())
+        # The clock in microseconds: past every number that an earlier run, or a lost spool, gave out.
+        self._next_no = max(now_ns() // 1000, newest.last_no + 1 if newest else 0)
+        self.start_no = self._next_no
+        self.durable_no = newest.last_no if newest else self.start_no - 1
+        self.durable_count = 0
+        self.durable_at_s = 0.0
+        self.failing = ""
+        self._segment_bytes = min(SEGMENT_BYTES, max_bytes // 8)
+        self._committed_no = -1
+        self._connection: sqlite3.Connection | None = None
+        self._opened_at_s = 0.0
+        self._writer = ThreadPoolExecutor(1, "spool-writer")
+        self._reader = ThreadPoolExecutor(1, "spool-reader")
+        self._parts: list[bytes] = []
+        self._frames: list[Frame] = []
+        self._gathered_bytes = 0
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._durable = asyncio.Event()
+        self._closing = False
+        self._recent: deque[list[Frame]] = deque()
+        self._recent_bytes = 0
+        self._recent_floor = self.durable_no
+
+    @property
+    def oldest_no(self) -> int:
+        """The first frame number that is, or will be, on record."""
+        return self._segments[0].first_no if self._segments else self.start_no
+
+    @property
+    def size_bytes(self) -> int:
+        """What the spool takes on disk (the open segment: what was written to it)."""
+        return sum(segment.size_bytes for segment in self._segments)
+
+    @property
+    def full(self) -> bool:
+        """Whether the sockets must wait."""
+        return not self._room.is_set()
+
+    @property
+    def at_limit(self) -> bool:
+        """Whether `max_bytes` is reached (and not merely the gathering group full)."""
+        return self.size_bytes >= self._max_bytes - RESERVE_BYTES
+
+    def append(self, feed: str, kind: int, recv_ns: int, data: bytes) -> int:
+        """Gather a frame; return its number. It is not accepted before it is durable."""
+        frame_no = self._next_no
+        self._next_no = frame_no + 1
+        length = len(data)
+        self._parts += (HEAD.pack(recv_ns, kind, self._codes[feed], length), data)
+        self._frames.append(Frame(frame_no, recv_ns, feed, kind, data))
+        self._gathered_bytes += length + HEAD.size
+        if self._gathered_bytes >= GROUP_BYTES or len(self._frames) >= GROUP_FRAMES:
+            self._room.clear()
+        self._arrived.set()
+        return frame_no
+
+    async def wait_room(self) -> None:
+        """Return when frames may be gathered again."""
+        await self._room.wait()
+
+    async def run(self) -> None:
+        """Make gathered frames durable, group after group, until `close`."""
+        loop = asyncio.get_running_loop()
+        while not (self._closing and not self._frames):
+            await self._arrived.wait()
+            self._arrived.clear()
+            if not self._frames:
+                continue
+            started_s = loop.time()
+            await self._commit()
+            if not self._closing:
+                await asyncio.sleep(self._sync_interval_s - (loop.time() - started_s))
+
+    async def close(self) -> None:
+        """Let `run` end after the frames gathered so far."""
+        self._closing = True
+        self._arrived.set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.shutdown(wait=True)
+        self._reader.shutdown(wait=True)
+        if self._connection is not None:
+            self._connection.close()
+        os.close(self._lock)
+
+    async def read(self, after_no: int, max_frames: int) -> list[Frame]:
+        """Return the next durable frames after a number, waiting for at least one.
+
+        Where frames are missing, the list begins with a LOST frame that carries the number of the last one missing.
+        """
+        while self.durable_no <= after_no:
+            self._durable.clear()
+            await self._durable.wait()
+        if after_no >= self._recent_floor:
+            return self._read_recent(after_no, max_frames)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reader, self._read_files, after_no, max_frames)
+
+    async def count_after(self, after_no: int) -> int:
+        """Return how many durable frames come after a number."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reader, self._count_after, after_no, list(self._segments))
+
+    def committed(self, frame_no: int) -> None:
+        """Note that everything up to this frame is in the database, and trim what need not be kept."""
+        self._committed_no = frame_no
+        oldest_s = self._now_ns() / 1e9 - self._retain_s
+        while len(self._segments) > 1 and (first := self._segments[0]).last_no <= frame_no:
+            if first.closed_at_s > oldest_s and not self.at_limit:
+                break
+            segments.remove(first)
+            del self._segments[0]
+            log.info("spool.segment_trimmed", last_no=first.last_no)
+        if not self._room.is_set():
+            self._update_room()
+
+    def _read_recent(self, after_no: int, max_frames: int) -> list[Frame]:
+        while self._recent and self._recent[0][-1].frame_no <= after_no:
+            self._drop_recent()
+        frames: list[Frame] = []
+        for group in self._recent:
+            start = max(0, after_no + 1 - group[0].frame_no)
+            frames += group[start : start + max_frames - len(frames)]
+            if len(frames) >= max_frames:
+                break
+        return frames
+
+    def _drop_recent(self) -> None:
+        group = self._recent.popleft()
+        self._recent_floor = group[-1].frame_no
+        self._recent_bytes -= sum(len(frame.data) + HEAD.size for frame in group)
+
+    def _read_files(self, after_no: int, max_frames: int) -> list[Frame]:
+        held = list(self._segments)
+        for at, segment in enumerate(held):
+            if segment.previous_last_no > after_no and segment.first_no > after_no:
+                return [self._lost(after_no, segment.previous_last_no, "spool_lost")]
+            if segment.last_no <= after_no:
+                continue
+            try:
+                frames = segments.read(segment, after_no, max_frames, READ_BYTES)
+            except Damaged as exc:
+                last_no = max(exc.last_no, after_no + 1)
+                log.error("spool.damaged", segment=segment.path.name, last_no=last_no, why=str(exc))
+                return [self._lost(after_no, last_no, "spool_damaged")]
+            if frames:
+                return frames
+            if at + 1 == len(held):
+                break
+        raise SpoolError(f"no frame after {after_no} although {self.durable_no} is durable")
+
+    def _lost(self, after_no: int, last_no: int, cause: str) -> Frame:
+        data = orjson.dumps({"from_no": after_no + 1, "to_no": last_no, "cause": cause})
+        return Frame(last_no, self._now_ns(), DAEMON_FEED, Kind.LOST, data)
+
+    def _count_after(self, after_no: int, held: list[Segment]) -> int:
+        return sum(segments.count_after(segment, after_no) for segment in held if segment.last_no > after_no)
+
+    async def _commit(self) -> None:
+        """Write the gathered frames as one group; on failure keep them and try again, for ever."""
+        frames, parts = self._frames, self._parts
+        self._frames, self._parts, self._gathered_bytes = [], [], 0
+        self._update_room()
+        group_no = (frames[0].frame_no, frames[-1].frame_no, len(frames))
+        loop = asyncio.get_running_loop()
+        while True:
+            started_s = loop.time()
+            try:
+                size = await loop.run_in_executor(self._writer, self._write, group_no, parts)
+                break
+            except (sqlite3.Error, OSError) as exc:
+                if str(exc) != self.failing:
+                    log.error("spool.write_failed", error=str(exc), hint="free space or check the disk; frames wait")
+                self.failing = str(exc)
+                metrics.SPOOL_ERRORS.inc()
+                await asyncio.sleep(RETRY_S)
+        if self.failing:
+            self.failing = ""
+            log.info("spool.write_recovered")
+        metrics.SPOOL_COMMIT.observe(loop.time() - started_s)
+        self._remember(frames, size)
+
+    def _remember(self, frames: list[Frame], size: int) -> None:
+        self.durable_no = frames[-1].frame_no
+        self.durable_count += len(frames)
+        self.durable_at_s = time.monotonic()
+        self._recent.append(frames)
+        self._recent_bytes += size
+        while self._recent_bytes > RECENT_BYTES and len(self._recent) > 1:
+            self._drop_recent()
+        self._update_room()
+        self._durable.set()
+
+    def _update_room(self) -> None:
+        if self._gathered_bytes < GROUP_BYTES and len(self._frames) < GROUP_FRAMES and not self.at_limit:
+            self._room.set()
+        else:
+            self._room.clear()
+
+    def _write(self, group_no: tuple[int, int, int], parts: list[bytes]) -> int:
+        """Runs in the writer's thread: one row, one fsync; a new file when the old one is large or old enough."""
+        packed = b"".join(parts)
+        now_s = time.monotonic()
+        if self._connection is not None and (
+            self._segments[-1].size_bytes >= self._segment_bytes or now_s - self._opened_at_s >= SEGMENT_AGE_S
+        ):
+            self._close_segment()
+        if self._connection is None:
+            previous = self._segments[-1].last_no if self._segments else group_no[0] - 1
+            segment = segments.create(self._folder, self.spool_id, group_no[0], previous, self._feeds)
+            self._connection = segments.connect(segment.path)
+            self._segments.append(segment)
+            self._opened_at_s = now_s
+        try:
+            segments.insert(self._connection, Group(*group_no, packed))
+        except sqlite3.IntegrityError:
+            # An attempt that failed as far as SQLite could tell had reached the file: it is durable after all.
+            log.warning("spool.group_was_durable", first_no=group_no[0])
+        except sqlite3.Error as exc:
+            if getattr(exc, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:
+                # After a failed fsync nothing that this handle says can be trusted: begin another file.
+                self._abandon_segment()
+            raise
+        self._segments[-1].last_no = group_no[1]
+        self._segments[-1].closed_at_s = self._now_ns() / 1e9
+        self._segments[-1].size_bytes += len(packed)
+        return len(packed)
+
+    def _close_segment(self) -> None:
+        assert self._connection is not None
+        connection, self._connection = self._connection, None
+        connection.close()
+        self._segments[-1].size_bytes = segments.size_bytes(self._segments[-1].path)
+
+    def _abandon_segment(self) -> None:
+        segment = self._segments[-1]
+        try:
+            self._close_segment()
+        except sqlite3.Error as exc:
+            log.warning("spool.close_failed", error=str(exc))
+        if segment.last_no < segment.first_no:
+            # Nothing in it was ever confirmed; the group is written again under the same name.
+            self._segments.pop()
+            segments.remove(segment)
+
+
+def _lock(folder: Path) -> int:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(folder / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise SpoolError(
+            f"the spool folder {folder} cannot be used: {exc.strerror}",
+            hint="give the daemon's account a state_dir that it owns",
+        ) from exc
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(descriptor)
+        raise SpoolLockedError(
+            f"another recio-ingest has the spool {folder} open",
+            hint="stop the other one, or give this one a state_dir of its own",
+        ) from exc
+    return descriptor
+
+
+def _scan(folder: Path) -> Iterator[Segment]:
+    """Yield the segments that can be opened, oldest first; move the others aside, never delete them."""
+    for path in sorted(folder.glob(f"*{segments.SUFFIX}")):
+        try:
+            yield segments.describe(path)
+        except (sqlite3.Error, KeyError, ValueError, TypeError) as exc:
+            aside = path.with_suffix(".damaged")
+            log.error("spool.segment_damaged", segment=path.name, moved_to=aside.name, error=str(exc))
+            path.rename(aside)

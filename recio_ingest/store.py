@@ -1,0 +1,279 @@
+"""The database: the only module that speaks to it while frames are shipped.
+
+Exactly once rests on `commit`: one transaction that first moves the offset row from the old frame to the new one (and
+finds no row if anybody else has moved it), then copies every row of the batch. After any error the connection is thrown
+away and the row is read again; a transaction whose outcome is unknown is never repeated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import asyncpg
+import orjson
+import structlog
+
+from recio_ingest import metrics, numeric
+from recio_ingest.errors import FencedError, OtherWriterError
+from recio_ingest.faults import Fault, classify
+from recio_ingest.partitions import Partition
+from recio_ingest.records import TABLES, Batch, BtcPrice, Decoded, Outcome, Quarantined
+from recio_ingest.sql import statement
+
+log = structlog.get_logger()
+
+CONNECT_TIMEOUT_S = 10.0
+# A batch of 5000 rows takes some 50 ms; a database that needs a minute is not there.
+COMMAND_TIMEOUT_S = 60.0
+LOCK_TIMEOUT_MS = 5_000
+# Longer than any pause of a living writer (it commits at least its one tick a second), shorter than patience.
+OTHER_WRITER_S = 30.0
+INGEST_ROLE = "recio_ingest"
+
+_SETTINGS = {
+    "application_name": "recio-ingest",
+    "timezone": "UTC",
+    "search_path": "pg_catalog",
+    "lock_timeout": str(LOCK_TIMEOUT_MS),
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+}
+_QUARANTINE = ("stream", *Quarantined._fields)
+
+
+class Position(NamedTuple):
+    """Where a stream stands in the database, and who may move it."""
+
+    stream: str
+    spool_id: str
+    epoch: int
+    frame_no: int
+    state: dict[str, Any]
+    counts: dict[Outcome, int]
+
+
+class BadRow(NamedTuple):
+    """One row that the database refuses, and why."""
+
+    row: BtcPrice
+    why: str
+
+
+async def connect(dsn: str, role: str | None = INGEST_ROLE) -> asyncpg.Connection:
+    """Return a connection to the primary, in a role if this login may take it on."""
+    connection = await asyncpg.connect(
+        dsn,
+        timeout=CONNECT_TIMEOUT_S,
+        command_timeout=COMMAND_TIMEOUT_S,
+        server_settings=_SETTINGS,
+        target_session_attrs="read-write",
+    )
+    try:
+        if role is not None and await connection.fetchval(statement("may_set_role"), role):
+            await connection.execute(f"SET ROLE {role}")
+        await connection.set_type_codec(
+            "numeric", schema="pg_catalog", encoder=numeric.encode, decoder=numeric.decode, format="binary"
+        )
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+@asynccontextmanager
+async def session(dsn: str) -> AsyncIterator[Store]:
+    """Open a store; on leaving with an error the connection is cut, never drained."""
+    connection = await connect(dsn)
+    try:
+        yield Store(connection)
+    except BaseException:
+        connection.terminate()
+        raise
+    else:
+        await connection.close(timeout=CONNECT_TIMEOUT_S)
+
+
+class Store:
+    """One connection that commits batches."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    async def acquire(
+        self, stream: str, spool_id: str, *, start_no: int, epoch: int = 0, takeover: bool = False
+    ) -> Position:
+        """Become the writer of a stream; return where it stands for this spool.
+
+        `epoch` is the one this process holds already (0: none yet). `start_no` is the last frame before the first that
+        this spool has: where a stream begins that has not seen this spool. Raises OtherWriterError, FencedError.
+        """
+        async with self._connection.transaction():
+            row = await self._connection.fetchrow(statement("lock_offset"), stream, timedelta(seconds=OTHER_WRITER_S))
+            if row is None:
+                await self._connection.execute(statement("begin_stream"), stream, spool_id, epoch + 1, start_no, "{}")
+                return await self._reload(stream, spool_id, epoch + 1)
+            if epoch and row["epoch"] > epoch:
+                raise _fenced(row["epoch"], epoch)
+            if row["spool_id"] == spool_id and row["epoch"] == epoch:
+                return _position(stream, row)
+            frame_no = row["frame_no"]
+            if row["spool_id"] != spool_id:
+                # A row of an earlier epoch than ours is a database gone back in time, not another writer.
+                if row["recent"] and not takeover and row["epoch"] >= epoch:
+                    raise OtherWriterError(
+                        "another recio-ingest, with another spool, has written to this database in the last "
+                        f"{OTHER_WRITER_S:.0f} s",
+                        hint="stop the other one and wait half a minute, or start this one with --takeover",
+                    )
+                frame_no = await self._change_spool(row, spool_id, start_no)
+            await self._connection.execute(
+                statement("raise_epoch"), stream, spool_id, max(row["epoch"], epoch) + 1, frame_no
+            )
+            return await self._reload(stream, spool_id, max(row["epoch"], epoch) + 1)
+
+    async def commit(self, position: Position, batch: Batch) -> Position:
+        """Commit a batch whole, or raise and leave nothing. Returns the new position.
+
+        Raises FencedError where another writer has moved the stream, asyncpg's errors otherwise.
+        """
+        async with self._connection.transaction():
+            await self._advance(position, batch)
+            for row_type, rows in batch.tables.items():
+                await self._copy(row_type, rows)
+            for gap in batch.gaps.values():
+                await self._connection.execute(statement("put_gap"), position.stream, *gap)
+            if batch.quarantine:
+                await self._connection.copy_records_to_table(
+                    "quarantine",
+                    schema_name="ingest",
+                    columns=_QUARANTINE,
+                    records=[(position.stream, *_clean(row)) for row in batch.quarantine],
+                )
+        counts = {outcome: position.counts[outcome] + batch.counts[outcome] for outcome in Outcome}
+        return position._replace(frame_no=batch.last_no, state=batch.state, counts=counts)
+
+    async def find_bad_rows(self, batch: Batch, limit: int) -> list[BadRow]:
+        """Return the rows that the database refuses, by halving under savepoints; nothing is kept of the attempt.
+
+        Stops after `limit` of them: that many are not bad rows but a wrong table.
+        """
+        found: list[BadRow] = []
+        transaction = self._connection.transaction()
+        await transaction.start()
+        try:
+            for row_type, rows in batch.tables.items():
+                await self._halve(row_type, rows, found, limit)
+        finally:
+            await transaction.rollback()
+        return found
+
+    async def known_trades(self, rows: Sequence[BtcPrice]) -> set[tuple[str, str, int]]:
+        """Return which of these trades (venue, symbol, trade_id) the live table holds already."""
+        if not rows:
+            return set()
+        times = [row.timestamp for row in rows]
+        found = await self._connection.fetch(
+            statement("known_trades"), list({row.symbol for row in rows}), min(times), max(times)
+        )
+        return {tuple(row) for row in found}
+
+    async def open_quarantine(self, after_id: int, limit: int) -> list[asyncpg.Record]:
+        """Return the next entries of the quarantine that are still unused."""
+        return list(await self._connection.fetch(statement("open_quarantine"), after_id, limit))
+
+    async def release(self, entry: asyncpg.Record, decoded: Decoded) -> bool:
+        """Store the rows of a quarantined frame that today's parser can use; return False where somebody else did.
+
+        Rows of that frame that are there already are replaced.
+        """
+        rows = [row for row in decoded.rows if isinstance(row, BtcPrice)]
+        async with self._connection.transaction():
+            status = await self._connection.execute(statement("close_quarantine"), entry["quarantine_id"])
+            if status != "UPDATE 1":
+                return False
+            for row in rows:
+                await self._connection.execute(statement("delete_frame_rows"), row.frame_no, row.row_no)
+            if rows:
+                await self._copy(BtcPrice, rows)
+            moved = [int(decoded.outcome is kind) for kind in (Outcome.SHIPPED, Outcome.DUPLICATE, Outcome.STATE)]
+            await self._connection.execute(statement("move_from_quarantine"), entry["stream"], 1, *moved)
+        return True
+
+    async def stream_spool(self, stream: str) -> str | None:
+        """Return the spool_id that a stream was begun with, or None where nothing was shipped of it yet."""
+        row = await self._connection.fetchrow(statement("read_offset"), stream)
+        return str(row["spool_id"]) if row else None
+
+    async def make_partition(self, partition: Partition, key: str) -> bool:
+        """Make one partition ahead; return whether it was missing."""
+        return bool(await self._connection.fetchval(statement("make_partition"), *partition[:2], key, *partition[2:]))
+
+    async def _advance(self, position: Position, batch: Batch) -> None:
+        counts = [batch.counts[outcome] for outcome in Outcome]
+        state = orjson.dumps(batch.state).decode()
+        status = await self._connection.execute(statement("advance"), *position[:4], batch.last_no, state, *counts)
+        if status != "UPDATE 1":
+            row = await self._connection.fetchrow(statement("read_offset"), position.stream)
+            raise _fenced(row["epoch"] if row else 0, position.epoch)
+
+    async def _copy(self, row_type: type[BtcPrice], rows: Sequence[BtcPrice]) -> None:
+        table = TABLES[row_type]
+        started_s = time.perf_counter()
+        await self._connection.copy_records_to_table(
+            table, schema_name="live_data", columns=row_type._fields, records=rows
+        )
+        metrics.COPY.labels(table).observe(time.perf_counter() - started_s)
+
+    async def _halve(self, row_type: type[BtcPrice], rows: Sequence[BtcPrice], found: list[BadRow], limit: int) -> None:
+        """At most 2 log2(n) extra COPYs per bad row."""
+        if len(found) >= limit:
+            return
+        try:
+            async with self._connection.transaction():
+                await self._copy(row_type, rows)
+        except Exception as exc:
+            if classify(exc) is not Fault.BAD_ROW:
+                raise
+            if len(rows) == 1:
+                found.append(BadRow(rows[0], str(exc)))
+                return
+            middle = len(rows) // 2
+            await self._halve(row_type, rows[:middle], found, limit)
+            await self._halve(row_type, rows[middle:], found, limit)
+
+    async def _change_spool(self, row: Any, spool_id: str, start_no: int) -> int:  # noqa: ANN401  # asyncpg.Record
+        """Write down how far the other spool got, and return how far this one did when it was last the writer."""
+        await self._connection.execute(statement("retire_spool"), row["spool_id"], row["epoch"], row["frame_no"])
+        former = await self._connection.fetchrow(statement("read_offset"), f"spool/{spool_id}")
+        log.warning("store.spool_changed", known=former is not None)
+        return max(start_no, former["frame_no"]) if former else start_no
+
+    async def _reload(self, stream: str, spool_id: str, epoch: int) -> Position:
+        row = await self._connection.fetchrow(statement("read_offset"), stream)
+        if row is None or row["spool_id"] != spool_id or row["epoch"] != epoch:
+            raise OtherWriterError("another recio-ingest began to write at the same moment", hint="start it again")
+        return _position(stream, row)
+
+
+def _position(stream: str, row: Any) -> Position:  # noqa: ANN401  # asyncpg.Record
+    counts = {outcome: row[f"{outcome}_frames"] for outcome in Outcome}
+    return Position(stream, row["spool_id"], row["epoch"], row["frame_no"], orjson.loads(row["state"]), counts)
+
+
+def _fenced(epoch: int, ours: int) -> FencedError:
+    return FencedError(
+        f"fenced: another recio-ingest took over this database (epoch {epoch}, ours {ours}); this one stops writing",
+        hint="what this one had accepted and not shipped stays in its spool, and ships when it is the writer again",
+    )
+
+
+def _clean(row: Quarantined) -> Quarantined:
+    """Make the words storable whatever the message held: text in PostgreSQL has no NUL and no lone surrogates."""
+    detail = row.detail.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+    return row._replace(detail=detail[:1000])
