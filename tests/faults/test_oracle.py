@@ -48,9 +48,7 @@ def write_spool(folder: Path) -> list[Trade | None]:
     return trades
 
 
-def write_segment(
-    folder: Path, first_no: int, previous: int | None, groups: list[list[tuple[int, bytes]]]
-) -> None:
+def write_segment(folder: Path, first_no: int, previous: int | None, groups: list[list[tuple[int, bytes]]]) -> None:
     """Write one file of the spool as its format says."""
     with closing(sqlite3.connect(folder / f"{first_no:020}.db")) as segment, segment:
         segment.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value)")

@@ -173,9 +173,7 @@ class Daemon:
         return await asyncio.to_thread(self._get, path)
 
     def _get(self, path: str) -> tuple[int, bytes]:
-        with closing(
-            http.client.HTTPConnection("127.0.0.1", self.port, timeout=HTTP_TIMEOUT_S)
-        ) as connection:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=HTTP_TIMEOUT_S)) as connection:
             connection.request("GET", path)
             answer = connection.getresponse()
             return answer.status, answer.read()

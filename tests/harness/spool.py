@@ -68,9 +68,7 @@ def read_meta(segment: sqlite3.Connection, name: str) -> Meta:
     )
 
 
-def unpack(
-    first_no: int, count: int, crc32: int, frames: bytes, feeds: tuple[str, ...]
-) -> list[SpooledFrame]:
+def unpack(first_no: int, count: int, crc32: int, frames: bytes, feeds: tuple[str, ...]) -> list[SpooledFrame]:
     """Cut a group into its frames."""
     if zlib.crc32(frames) != crc32:
         raise BrokenSpoolError(f"the checksum of group {first_no} is wrong")
@@ -97,9 +95,7 @@ def copied(path: Path) -> Iterator[sqlite3.Connection]:
             yield segment
 
 
-def read_groups(
-    segment: sqlite3.Connection, name: str, expected: int
-) -> Iterator[tuple[int, int, int, int, bytes]]:
+def read_groups(segment: sqlite3.Connection, name: str, expected: int) -> Iterator[tuple[int, int, int, int, bytes]]:
     """Yield the groups of a segment, each following the one before it without a hole."""
     query = "SELECT first_no, last_no, count, crc32, frames FROM groups ORDER BY first_no"
     for group in segment.execute(query):
@@ -118,9 +114,7 @@ def read_spool(folder: Path) -> Iterator[SpooledFrame]:
         with copied(path) as segment:
             meta = read_meta(segment, path.name)
             if last is not None and meta.previous_last_no != last:
-                raise BrokenSpoolError(
-                    f"{path.name} follows {meta.previous_last_no}, but {last} is before it"
-                )
+                raise BrokenSpoolError(f"{path.name} follows {meta.previous_last_no}, but {last} is before it")
             if meta.spool_id != (spool_id := spool_id or meta.spool_id):
                 raise BrokenSpoolError(f"{path.name} belongs to another spool")
             for first_no, last_no, count, crc32, frames in read_groups(segment, path.name, meta.first_no):

@@ -22,9 +22,7 @@ LONGEST_ANSWER = 64 * 1024 * 1024
 class OracleVenue:
     """`rate` is messages a second over all products, a ticker after every `ticker_every` matches included."""
 
-    def __init__(
-        self, *, rate: float = 2000, products: tuple[str, ...] = ("BTC-USD",), ticker_every: int = 4
-    ) -> None:
+    def __init__(self, *, rate: float = 2000, products: tuple[str, ...] = ("BTC-USD",), ticker_every: int = 4) -> None:
         self.products = products
         self.settings = {"products": list(products), "rate": rate, "ticker_every": ticker_every}
         self._process: Process | None = None

@@ -130,9 +130,7 @@ async def main() -> None:
     """Serve until the standard input ends."""
     venue = Venue(**json.loads(sys.argv[1]))
     reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
-    )
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     async with serve(
         venue.serve_socket, "127.0.0.1", 0, process_request=venue.http, compression=None, close_timeout=1
     ) as server:

@@ -84,9 +84,7 @@ class Session:
     def heartbeats(self) -> list[bytes]:
         """Tell the number of the last trade, also where a hole hides it."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        return [
-            text_frame(dump(self.heartbeat(product, now))) for product in self.channels.get("heartbeat", {})
-        ]
+        return [text_frame(dump(self.heartbeat(product, now))) for product in self.channels.get("heartbeat", {})]
 
     def heartbeat(self, product: str, now: str) -> dict[str, str | int]:
         """Make one heartbeat; before any match of its product it knows no trade."""

@@ -25,9 +25,7 @@ def wait_until(look: Callable[[], T], *, within_s: float, what: str) -> T:
     return seen
 
 
-async def until(
-    look: Callable[[], Awaitable[T]], *, within_s: float, what: str, every_s: float = LOOK_EVERY_S
-) -> T:
+async def until(look: Callable[[], Awaitable[T]], *, within_s: float, what: str, every_s: float = LOOK_EVERY_S) -> T:
     """Do the same without holding up the event loop."""
     deadline = time.monotonic() + within_s
     while not (seen := await look()):
