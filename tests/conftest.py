@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-from harness.databases import TEMPLATE, build_template, execute, fresh_database, program_exists
+from harness.databases import TEMPLATE, build_template, execute, fresh_database
 from harness.postgres import PostgresServer
 
 if TYPE_CHECKING:
@@ -47,8 +47,6 @@ def private_postgres(pristine_cluster: Path) -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def template(postgres: PostgresServer) -> str:
     """The name of a database that holds the product's schema and no rows; made once."""
-    if not program_exists():
-        pytest.skip("recio-ingest cannot be run yet")
     asyncio.run(execute(postgres.dsn(), f"CREATE DATABASE {TEMPLATE}"))
     asyncio.run(build_template(postgres.dsn(TEMPLATE)))
     return TEMPLATE

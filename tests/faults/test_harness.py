@@ -1,18 +1,21 @@
-"""The harness is itself tested: an oracle that cannot see a fault proves nothing."""
+"""The instruments themselves: the server, the proxy, the venue and the daemon's handle do what they say."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import json
+import os
+from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
+from harness.daemon import Daemon
 from harness.databases import execute
-from harness.postgres import children_of
+from harness.postgres import PostgresServer, children_of
 from harness.proxy import PgProxy
-
-if TYPE_CHECKING:
-    from harness.postgres import PostgresServer
+from harness.venue import OracleVenue
+from websockets.asyncio.client import connect
 
 
 async def fetch(dsn: str, query: str) -> list[tuple[Any, ...]]:
@@ -108,3 +111,42 @@ async def test_proxy_refuses_and_stalls(postgres: PostgresServer, empty_database
         await copy_one(proxy, empty_database, 3)
 
     assert await fetch(empty_database, "SELECT n FROM t") == [(3,)]
+
+
+async def receive(venue: OracleVenue, count: int) -> list[dict[str, Any]]:
+    """Subscribe to everything and take the first messages."""
+    order = {"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["matches", "ticker", "heartbeat"]}
+    async with connect(venue.url, close_timeout=0.1) as socket:
+        await socket.send(json.dumps(order))
+        return [json.loads(await socket.recv()) for _ in range(count)]
+
+
+async def test_venue_keeps_its_ledger() -> None:
+    """Every message can be computed again, the ledger holds what was sent, and the market never waits for us."""
+    async with OracleVenue(rate=2000) as venue:
+        first, second = await receive(venue, 200), await receive(venue, 200)
+        ledger = await venue.ledger()
+
+    market = ledger.markets["BTC-USD"]
+    assert [message["type"] for message in first[:3]] == ["subscriptions", "last_match", "match"]
+    for messages in (first, second):
+        matches = [message for message in messages if message["type"] in {"match", "last_match"}]
+        ids = [match["trade_id"] for match in matches]
+        assert ids == list(range(ids[0], ids[0] + len(ids)))
+        assert matches[1:] == [market.trade(trade_id).message() for trade_id in ids[1:]]
+        assert any(low <= ids[0] and ids[-1] <= high for low, high in ledger.sent["BTC-USD"])
+    assert second[1]["trade_id"] > ledger.sent["BTC-USD"][0][1] + 1
+    assert len(ledger.connections) == len(ledger.sent["BTC-USD"]) == 2
+
+
+async def test_daemon_is_measured(database: str, tmp_path: Path) -> None:
+    """A daemon pinned to one CPU stays there, and its memory and CPU time can be read."""
+    async with OracleVenue(rate=200) as venue, Daemon(tmp_path, database, venue, cpu=0) as daemon:
+        await daemon.start()
+        await daemon.wait_ready()
+        assert os.sched_getaffinity(daemon.process.pid) == {0}
+        assert 10_000_000 < daemon.rss_bytes() < 1_000_000_000
+        assert 0 < daemon.cpu_seconds() < 30
+        await daemon.kill9()
+        with pytest.raises(RuntimeError, match="not started"):
+            daemon.rss_bytes()

@@ -45,8 +45,8 @@ async def test_daemon_killed(database: str, tmp_path: Path) -> None:
             await daemon.start()
             if kill % START_KILLS:
                 await commits_since(database, before)
-            # The time of the kill is the fault itself; no event announces it.
-            await asyncio.sleep(dice.uniform(0, 0.5))
+            # The time of the kill is the fault itself; no event announces it. A start takes about a second.
+            await asyncio.sleep(dice.uniform(0, 0.5 if kill % START_KILLS else 1.5))
             await daemon.kill9()
 
         await daemon.start()

@@ -7,7 +7,6 @@ import os
 import sys
 import tempfile
 from contextlib import asynccontextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -22,11 +21,6 @@ if TYPE_CHECKING:
 TEMPLATE = "recio_template"
 PROGRAM = Path(sys.executable).with_name("recio-ingest")
 MIGRATE_WITHIN_S = 60.0
-
-
-def program_exists() -> bool:
-    """Tell whether the program under test is there at all."""
-    return PROGRAM.exists() and find_spec("recio_ingest.__main__") is not None
 
 
 async def build_template(dsn: str) -> None:
