@@ -1,0 +1,81 @@
+"""Two daemons never write the same stream: one is refused with a clear word, or the other is fenced."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from harness.daemon import Daemon
+from harness.oracle import check
+from harness.progress import commits_since, offset, scalar, settle
+from harness.venue import OracleVenue
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+TRY_LATER = 75
+ANSWER_WITHIN_S = 20.0
+EPOCH = "SELECT epoch FROM ingest.offsets WHERE stream = 'live'"
+
+
+@pytest.fixture
+async def venue() -> AsyncIterator[OracleVenue]:
+    """A venue of moderate speed."""
+    async with OracleVenue(rate=500) as venue:
+        yield venue
+
+
+@pytest.fixture
+async def first(tmp_path: Path, database: str, venue: OracleVenue) -> AsyncIterator[Daemon]:
+    """A daemon that has committed already."""
+    async with Daemon(tmp_path / "first", database, venue) as daemon:
+        await daemon.start()
+        await daemon.wait_ready()
+        await commits_since(database, 0)
+        yield daemon
+
+
+async def finish(database: str, venue: OracleVenue, daemon: Daemon, *, whole_spool: bool = True) -> None:
+    """Prove that the second daemon did no harm."""
+    ledger = await settle(database, venue)
+    assert await daemon.terminate() == 0
+    (await check(database, daemon.spool, ledger, whole_spool=whole_spool)).assert_clean()
+
+
+async def test_same_spool(first: Daemon, database: str, venue: OracleVenue) -> None:
+    """A second daemon on the same spool is refused, and the first goes on undisturbed."""
+    async with Daemon(first.folder, database, venue) as second:
+        await second.start()
+        assert await second.wait_exit(ANSWER_WITHIN_S) == TRY_LATER
+        assert re.search("another .*spool", second.stderr, re.IGNORECASE)
+
+    await commits_since(database, await offset(database))
+    await finish(database, venue, first)
+
+
+async def test_same_database(first: Daemon, tmp_path: Path, database: str, venue: OracleVenue) -> None:
+    """A second daemon with another spool is refused before it touches anything."""
+    epoch = await scalar(database, EPOCH)
+    async with Daemon(tmp_path / "second", database, venue) as second:
+        await second.start()
+        assert await second.wait_exit(ANSWER_WITHIN_S) == TRY_LATER
+        assert re.search("another .*database", second.stderr, re.IGNORECASE)
+        assert "--takeover" in second.stderr  # what the operator can do about it
+
+    assert await scalar(database, EPOCH) == epoch
+    await commits_since(database, await offset(database))
+    await finish(database, venue, first)
+
+
+async def test_takeover(first: Daemon, tmp_path: Path, database: str, venue: OracleVenue) -> None:
+    """The daemon that takes over fences the other, which says so and ends; no row is twice."""
+    async with Daemon(tmp_path / "second", database, venue) as second:
+        await second.start("--takeover")
+        assert await first.wait_exit(ANSWER_WITHIN_S) == TRY_LATER
+        assert re.search("took over|fenced", first.stderr, re.IGNORECASE)
+
+        await second.wait_ready()
+        await commits_since(database, await offset(database))
+        await finish(database, venue, second, whole_spool=False)

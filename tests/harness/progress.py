@@ -1,0 +1,58 @@
+"""Looking at a database from outside while the daemon writes into it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from harness.waiting import until
+
+if TYPE_CHECKING:
+    from harness.ledger import Ledger
+    from harness.venue import OracleVenue
+
+OFFSET = "SELECT frame_no FROM ingest.offsets WHERE stream = 'live'"
+NEWEST = "SELECT max(trade_id)::text FROM live_data.btc_price_log WHERE venue = 'coinbase' AND symbol = $1"
+LOOK_EVERY_S = 0.02
+
+
+async def scalar(dsn: str, query: str, *arguments: object) -> Any:
+    """Ask for one value; None also while the server or the table is not there."""
+    try:
+        connection = await asyncpg.connect(dsn)
+    except (OSError, asyncpg.PostgresError):
+        return None
+    try:
+        return await connection.fetchval(query, *arguments)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        return None
+    finally:
+        connection.terminate()
+
+
+async def offset(dsn: str) -> int:
+    """The last frame whose rows are committed, 0 before the first."""
+    return int(await scalar(dsn, OFFSET) or 0)
+
+
+async def commits_since(dsn: str, before: int, *, within_s: float = 30.0) -> int:
+    """Wait for a commit behind `before` and return the new offset."""
+
+    async def look() -> int:
+        now = await offset(dsn)
+        return now if now > before else 0
+
+    return await until(look, within_s=within_s, what="a commit", every_s=LOOK_EVERY_S)
+
+
+async def settle(dsn: str, venue: OracleVenue, *, within_s: float = 30.0) -> Ledger:
+    """Freeze the markets, wait until the last trade of each is a row, and return the final ledger."""
+    newest = await venue.freeze()
+
+    async def look() -> bool:
+        stored = {product: await scalar(dsn, NEWEST, product) for product in newest}
+        return all(int(stored[product] or 0) == trade_id for product, trade_id in newest.items())
+
+    await until(look, within_s=within_s, what=f"the last trades {newest} to be rows", every_s=0.1)
+    return await venue.ledger()
