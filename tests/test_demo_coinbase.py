@@ -319,9 +319,7 @@ async def test_full_queue_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that falls behind, but reads on, learns from code 1008 that it was too slow."""
     monkeypatch.setattr(client, "QUEUE_MESSAGES", 2)
     async with CoinbaseVenue(BOTH, trades_per_s=1000) as venue, connect(venue.url) as ws:
-        await ws.send(
-            json.dumps({"type": "subscribe", "product_ids": BOTH, "channels": ["matches", "ticker"]})
-        )
+        await ws.send(json.dumps({"type": "subscribe", "product_ids": BOTH, "channels": ["matches", "ticker"]}))
         with pytest.raises(ConnectionClosed):
             await _next(ws, "nothing")
         assert (ws.close_code, ws.close_reason) == (1008, "slow consumer")
@@ -363,9 +361,7 @@ async def test_rest_pages(http: aiohttp.ClientSession) -> None:
         assert await page(after=newest - 3, before=newest - 6) == [newest - 4, newest - 5]
         assert await page(before=newest + 99) == []
         assert await page(limit=0) == []
-        assert len(await page(after=newest - 100_000)) == 1000, (
-            "100,000 trades back and more can be asked for"
-        )
+        assert len(await page(after=newest - 100_000)) == 1000, "100,000 trades back and more can be asked for"
 
 
 async def test_paging_back_closes_a_gap(http: aiohttp.ClientSession) -> None:
