@@ -122,7 +122,8 @@ class CoinbaseParser:
             raise BadMessageError("bounds", "price is not a positive decimal string")
         if not (isinstance(size, str) and _POSITIVE(size)):
             raise BadMessageError("bounds", "size is not a positive decimal string")
-        side = _TAKER.get(message.get("side", ""))
+        maker = message.get("side")
+        side = _TAKER.get(maker) if isinstance(maker, str) else None
         if side is None:
             raise BadMessageError("schema", "side is neither buy nor sell")
         symbol, ids = self._product(message)
