@@ -29,7 +29,7 @@ def data(frame_no: int, message: object, *, feed: str = "coinbase") -> Frame:
     return Frame(frame_no, START_NS + frame_no * 1_000_000, feed, Kind.DATA, raw)
 
 
-def match(trade_id: int = 1001, **changes: Any) -> dict[str, Any]:
+def match(trade_id: Any = 1001, **changes: Any) -> dict[str, Any]:
     """Return a Coinbase trade; `side` is the maker's."""
     return {
         "type": "match",
@@ -40,7 +40,7 @@ def match(trade_id: int = 1001, **changes: Any) -> dict[str, Any]:
         "size": "0.01020000",
         "price": "60123.40",
         "product_id": "BTC-USD",
-        "sequence": trade_id * 3,
+        "sequence": 3003,
         "time": TIME,
     } | changes
 
