@@ -48,6 +48,7 @@ class Decoder:
             except Exception as exc:  # noqa: BLE001  # a parser's bug costs that frame, never the stream
                 quarantine.append(_quarantined(frame, "bug", repr(exc)))
                 outcome, rows, venue_time = Outcome.QUARANTINED, (), None
+            self._last_ns = frame.recv_ns
             outcomes[frame.feed, outcome] += 1
             for row in rows:
                 if isinstance(row, Gap):
@@ -56,7 +57,6 @@ class Decoder:
                     tables.setdefault(type(row), []).append(row)
             if venue_time is not None or frame.feed not in newest:
                 newest[frame.feed] = (frame.recv_ns, venue_time)
-        self._last_ns = frames[-1].recv_ns
         counts = dict.fromkeys(Outcome, 0)
         for (_, outcome), count in outcomes.items():
             counts[outcome] += count
