@@ -23,7 +23,7 @@ import structlog
 
 from recio_ingest import metrics, segments
 from recio_ingest.errors import SpoolError, SpoolLockedError
-from recio_ingest.records import DAEMON_FEED, Frame, Kind
+from recio_ingest.records import DAEMON_FEED, Frame, Kind, make
 from recio_ingest.segments import HEAD, Damaged, Group, Segment
 
 log = structlog.get_logger()
@@ -115,7 +115,7 @@ class Spool:
         """Gather a frame; return its number. It is not accepted before it is durable."""
         frame_no = self._next_no
         self._next_no = frame_no + 1
-        self._frames.append(Frame(frame_no, recv_ns, feed, kind, data))
+        self._frames.append(make(Frame, (frame_no, recv_ns, feed, kind, data)))
         self._gathered_bytes += len(data) + HEAD.size
         if self._gathered_bytes >= GROUP_BYTES or len(self._frames) >= GROUP_FRAMES:
             self._room.clear()
