@@ -76,13 +76,14 @@ class Decoder:
 
     def decode_one(self, frame: Frame) -> Decoded:
         """Return what one frame gives. Raises BadMessageError, or whatever a parser's bug raises."""
+        parser = self._parsers.get(frame.feed)
+        if parser is not None:
+            return parser.decode(frame)
         if frame.feed == DAEMON_FEED:
             return Decoded(Outcome.CONTROL, self._lost(frame) if frame.kind == Kind.LOST else ())
-        parser = self._parsers.get(frame.feed)
-        if parser is None:
-            if frame.feed not in feeds.NAMES:
-                raise BadMessageError("unknown_type", "no venue has messages of this shape")
-            parser = self._parsers[frame.feed] = feeds.load(frame.feed).parser({})
+        if frame.feed not in feeds.NAMES:
+            raise BadMessageError("unknown_type", "no venue has messages of this shape")
+        parser = self._parsers[frame.feed] = feeds.load(frame.feed).parser({})
         return parser.decode(frame)
 
     def state(self) -> dict[str, Any]:

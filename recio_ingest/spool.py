@@ -87,7 +87,7 @@ class Spool:
         self._room.set()
         self._durable = asyncio.Event()
         self._closing = False
-        self._recent: deque[list[Frame]] = deque()
+        self._recent: deque[tuple[list[Frame], int]] = deque()
         self._recent_bytes = 0
         self._recent_floor = self.durable_no
 
@@ -186,10 +186,10 @@ class Spool:
             self._update_room()
 
     def _read_recent(self, after_no: int, max_frames: int) -> list[Frame]:
-        while self._recent and self._recent[0][-1].frame_no <= after_no:
+        while self._recent and self._recent[0][0][-1].frame_no <= after_no:
             self._drop_recent()
         frames: list[Frame] = []
-        for group in self._recent:
+        for group, _ in self._recent:
             start = max(0, after_no + 1 - group[0].frame_no)
             frames += group[start : start + max_frames - len(frames)]
             if len(frames) >= max_frames:
@@ -197,9 +197,9 @@ class Spool:
         return frames
 
     def _drop_recent(self) -> None:
-        group = self._recent.popleft()
+        group, size = self._recent.popleft()
         self._recent_floor = group[-1].frame_no
-        self._recent_bytes -= sum(len(frame.data) + HEAD.size for frame in group)
+        self._recent_bytes -= size
 
     def _read_files(self, after_no: int, max_frames: int) -> list[Frame]:
         held = list(self._segments)
@@ -253,7 +253,7 @@ class Spool:
         self.durable_no = frames[-1].frame_no
         self.durable_count += len(frames)
         self.durable_at_s = time.monotonic()
-        self._recent.append(frames)
+        self._recent.append((frames, size))
         self._recent_bytes += size
         while self._recent_bytes > RECENT_BYTES and len(self._recent) > 1:
             self._drop_recent()
