@@ -39,7 +39,7 @@ READ_BYTES = 4 * 2**20
 SEGMENT_BYTES = 64 * 2**20
 SEGMENT_AGE_S = 600.0
 RETRY_S = 1.0
-# A commit costs the same for one frame as for fifty, and each is followed by one of the database. A feed so quiet that a
+# A commit costs the same for one frame as for fifty, and one of the database follows each. A feed so quiet that a
 # group holds no more than this waits a little longer for the next: 100 frames/s then take a third less CPU, and still
 # go from socket to committed in under 50 ms.
 QUIET_FRAMES = 8
