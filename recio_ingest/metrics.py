@@ -150,9 +150,8 @@ def count_batch(batch: Batch) -> None:
     for (feed, outcome), count in batch.outcomes.items():
         FRAMES.labels(feed, str(outcome)).inc(count)
     for feed, newest in batch.newest.items():
-        if newest.venue_time is not None:
-            LAG.newest_s[feed] = newest.venue_time / 1e6
-            VENUE_DELAY.labels(feed).observe(max(0.0, newest.recv_ns / 1e9 - LAG.newest_s[feed]))
+        LAG.newest_s[feed] = newest.venue_time / 1e6
+        VENUE_DELAY.labels(feed).observe(max(0.0, newest.recv_ns / 1e9 - LAG.newest_s[feed]))
     for row_type, rows in batch.tables.items():
         ROWS.labels(TABLES[row_type]).inc(len(rows))
         LAST_ROW.labels(TABLES[row_type]).set(rows[-1].timestamp / 1e6)

@@ -19,6 +19,9 @@ An aware `datetime` in its place costs 2.5 us a row (making it, and asyncpg's wa
 the program does with a frame.
 """
 
+make = tuple.__new__
+"""Makes a named tuple out of a tuple: what its own constructor does, at half the price. For the path of every frame."""
+
 LIVE_STREAM = "live"
 DAEMON_FEED = "daemon"
 """The feed name of frames that belong to no venue: ticks, and what the spool has to say about itself."""
@@ -133,10 +136,10 @@ class Decoded(NamedTuple):
 
 
 class Newest(NamedTuple):
-    """The newest frame of one feed in a batch: its arrival (ns) and the newest venue time seen so far."""
+    """The newest frame of one feed in a batch that had a venue's time: its arrival (ns), and that time."""
 
     recv_ns: int
-    venue_time: Micros | None
+    venue_time: Micros
 
 
 @dataclass(slots=True)

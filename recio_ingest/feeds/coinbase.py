@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -17,7 +18,7 @@ import orjson
 from recio_ingest.errors import BadMessageError
 from recio_ingest.feeds import Feed, Greeting
 from recio_ingest.feeds.ledger import Outage, TradeIds
-from recio_ingest.records import BtcPrice, Decoded, Frame, Kind, Micros, Outcome, micros
+from recio_ingest.records import BtcPrice, Decoded, Frame, Kind, Micros, Outcome, make, micros
 from recio_ingest.settings import Coinbase
 
 NAME = "coinbase"
@@ -118,35 +119,45 @@ class CoinbaseParser:
         if type(trade_id) is not int or not 0 < trade_id <= _MAX_TRADE_ID:
             raise BadMessageError("schema", "trade_id is not a positive 64-bit integer")
         price, size = message.get("price"), message.get("size")
-        if not (isinstance(price, str) and _POSITIVE(price)):
-            raise BadMessageError("bounds", "price is not a positive decimal string")
-        if not (isinstance(size, str) and _POSITIVE(size)):
-            raise BadMessageError("bounds", "size is not a positive decimal string")
-        maker = message.get("side")
-        side = _TAKER.get(maker) if isinstance(maker, str) else None
-        if side is None:
+        if not (type(price) is str and type(size) is str and _POSITIVE(price) and _POSITIVE(size)):
+            raise BadMessageError("bounds", "price or size is not a positive decimal string")
+        side = message.get("side")
+        if type(side) is not str or side not in _TAKER:
             raise BadMessageError("schema", "side is neither buy nor sell")
         symbol, ids = self._product(message)
         new, gaps = ids.see(trade_id, frame)
         if not new:
             return Decoded(Outcome.DUPLICATE, (), moment)
-        bid, ask = self._book.get(symbol, _NO_BOOK)
-        row = BtcPrice(
-            moment, frame.recv_ns // 1000, NAME, symbol, price, size, side, trade_id, bid, ask, frame.frame_no
+        quote = self._book.get(symbol, _NO_BOOK)
+        row = make(
+            BtcPrice,
+            (
+                moment,
+                frame.recv_ns // 1000,
+                NAME,
+                symbol,
+                price,
+                size,
+                _TAKER[side],
+                trade_id,
+                *quote,
+                frame.frame_no,
+                0,
+            ),
         )
-        return Decoded(Outcome.SHIPPED, (row, *gaps), moment)
+        return make(Decoded, (Outcome.SHIPPED, (row, *gaps), moment))
 
     def _ticker(self, frame: Frame, message: dict[str, Any]) -> Decoded:
-        bid, ask = message.get("best_bid"), message.get("best_ask")
-        if not (isinstance(bid, str) and isinstance(ask, str) and _DECIMAL(bid) and _DECIMAL(ask)):
-            raise BadMessageError("schema", "best_bid or best_ask is not a decimal string")
+        try:
+            book = (_quote(message["best_bid"]), _quote(message["best_ask"]))
+        except (KeyError, TypeError, ValueError):
+            raise BadMessageError("schema", "best_bid or best_ask is not a decimal string") from None
         # The first ticker after a subscription may lack its time; the venue also sends the year 1 for "none".
         late = message.get("time") in (None, _NO_TIME)
         moment = frame.recv_ns // 1000 if late else _time(message, frame)
         symbol, _ = self._product(message)
-        # A zero on one side is the venue's word for an empty book: no quote, not a price.
-        self._book[symbol] = (bid if _POSITIVE(bid) else None, ask if _POSITIVE(ask) else None)
-        return Decoded(Outcome.STATE, (), moment)
+        self._book[symbol] = book
+        return make(Decoded, (Outcome.STATE, (), moment))
 
     def _heartbeat(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         moment = _time(message, frame)
@@ -168,6 +179,14 @@ class CoinbaseParser:
             raise BadMessageError("bounds", f"more than {MAX_PRODUCTS} products")
         ids = self._ids[symbol] = TradeIds(NAME, "matches", symbol, {})
         return symbol, ids
+
+
+@lru_cache(maxsize=4096)  # quotes repeat: most tickers move one side, by a cent
+def _quote(text: str) -> str | None:
+    """Return a side of the book; a zero is the venue's word for an empty one: no quote, not a price."""
+    if not _DECIMAL(text):
+        raise ValueError(text)
+    return text if _POSITIVE(text) else None
 
 
 def _time(message: dict[str, Any], frame: Frame) -> Micros:

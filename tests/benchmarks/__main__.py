@@ -13,15 +13,11 @@ import re
 import sys
 import tempfile
 import time
-from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 import uvloop
-from benchmarks.blaster import messages
 from harness.daemon import Daemon
 from harness.databases import build_template, execute
 from harness.postgres import PostgresServer
@@ -29,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import connect
 
+from benchmarks.blaster import Venue, blaster, line, messages, python
 from recio_ingest import store
 from recio_ingest.decode import Decoder
 from recio_ingest.records import TABLES, BtcPrice, Frame, Kind
@@ -38,14 +35,6 @@ STEADY_S = 15.0
 MANY = 800_000
 COPIED = 200_000
 BATCH = 1000
-
-
-class Venue(NamedTuple):
-    """Where the blaster listens; all that the daemon's harness needs to know."""
-
-    url: str
-    rest_url: str
-    products: tuple[str, ...] = ("BTC-USD",)
 
 
 class Loaded(NamedTuple):
@@ -79,14 +68,14 @@ async def main() -> None:
 
 async def figures(server: PostgresServer) -> Table:
     """Measure, one after the other, and return the table."""
-    async with blaster(MANY, 0) as venue:
+    async with blaster(MANY, 0, cpu=0) as venue:
         bare = await alone("receive", venue.url)
     bare_copy = await alone("copy", await database(server, "copy"))
-    async with blaster(MANY, 0) as venue:
+    async with blaster(MANY, 0, cpu=0) as venue:
         full = await under_load(await database(server, "full"), venue, LOADED_S)
-    async with blaster(int(2000 * (STEADY_S + 10)), 2000) as venue:
+    async with blaster(int(2000 * (STEADY_S + 10)), 2000, cpu=0) as venue:
         busy = await under_load(await database(server, "busy"), venue, STEADY_S)
-    async with blaster(int(100 * (STEADY_S + 10)), 100) as venue:
+    async with blaster(int(100 * (STEADY_S + 10)), 100, cpu=0) as venue:
         quiet = await under_load(await database(server, "quiet"), venue, STEADY_S)
     table = Table(
         title=f"recio-ingest on {platform.machine()}, Python {platform.python_version()}", title_justify="left"
@@ -126,22 +115,10 @@ async def database(server: PostgresServer, name: str) -> str:
     return dsn
 
 
-@asynccontextmanager
-async def blaster(count: int, rate: float) -> AsyncIterator[Venue]:
-    """Run the venue on CPU 0."""
-    process = await _python(0, "benchmarks.blaster", str(count), str(rate))
-    try:
-        port = int(await _line(process))
-        yield Venue(f"ws://127.0.0.1:{port}", f"http://127.0.0.1:{port}")
-    finally:
-        process.kill()
-        await process.wait()
-
-
 async def alone(what: str, where: str) -> dict[str, Any]:
     """Run one of the limits in a process of its own on CPU 1."""
-    process = await _python(1, "benchmarks", what, where)
-    answer: dict[str, Any] = json.loads(await _line(process))
+    process = await python(1, "benchmarks", what, where)
+    answer: dict[str, Any] = json.loads(await line(process))
     await process.wait()
     return answer
 
@@ -214,19 +191,6 @@ def _quantile(buckets: dict[float, float], part: float) -> float:
             return 1000 * (lower_s + (upper_s - lower_s) * (wanted - below) / (count - below))
         lower_s, below = bound_s, count
     return 1000 * lower_s
-
-
-async def _python(cpu: int, module: str, *arguments: str) -> Process:
-    return await asyncio.create_subprocess_exec(
-        "taskset", "-c", str(cpu), sys.executable, "-m", module, *arguments,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-
-
-async def _line(process: Process) -> str:
-    assert process.stdout is not None
-    line = await asyncio.wait_for(process.stdout.readline(), 120)
-    return line.decode()
 
 
 if __name__ == "__main__":

@@ -1,29 +1,73 @@
 """A venue that costs almost nothing: messages made beforehand, written to the socket in blocks of whole frames.
 
-`python -m benchmarks.blaster COUNT RATE`: prints its port, then serves every connection that subscribes `COUNT` messages at
-`RATE` a second (0: as fast as the socket takes them), a ticker after every match, as the venue's recorded stream has it.
+`python -m benchmarks.blaster COUNT RATE`: prints its port, then serves every connection that subscribes `COUNT`
+messages at `RATE` a second (0: as fast as the socket takes them), a ticker after every match, as the venue's recorded
+stream has it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
 
 from websockets.asyncio.server import ServerConnection, serve
 
 # Sent as one write, so that the sender's cost per message vanishes beside the receiver's.
 BLOCK = 50
 HIGH_WATER_BYTES = 2**20
+TESTS = Path(__file__).parents[1]
 ACK = (
     '{"type":"subscriptions","channels":['
     '{"name":"matches","product_ids":["BTC-USD"]},{"name":"ticker","product_ids":["BTC-USD"]},'
     '{"name":"heartbeat","product_ids":["BTC-USD"]}]}'
 )
+
+
+class Venue(NamedTuple):
+    """Where the blaster listens; all that the daemon's harness needs to know of a venue."""
+
+    url: str
+    rest_url: str
+    products: tuple[str, ...] = ("BTC-USD",)
+
+
+@asynccontextmanager
+async def blaster(count: int, rate: float, cpu: int | None = None) -> AsyncIterator[Venue]:
+    """Run the venue in a process of its own."""
+    process = await python(cpu, "benchmarks.blaster", str(count), str(rate))
+    try:
+        port = int(await line(process))
+        yield Venue(f"ws://127.0.0.1:{port}", f"http://127.0.0.1:{port}")
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def python(cpu: int | None, module: str, *arguments: str) -> Process:
+    """Start a module of the tests in a process of its own, on one CPU if `cpu` says which."""
+    pin = [] if cpu is None else ["taskset", "-c", str(cpu)]
+    return await asyncio.create_subprocess_exec(
+        *pin, sys.executable, "-m", module, *arguments,
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+
+
+async def line(process: Process) -> str:
+    """Return the next line that a process prints."""
+    assert process.stdout is not None
+    return (await asyncio.wait_for(process.stdout.readline(), 120)).decode()
 
 
 def messages(count: int) -> Iterator[bytes]:
@@ -42,8 +86,8 @@ def messages(count: int) -> Iterator[bytes]:
             f'"size":"{size}","price":"{price}","product_id":"BTC-USD","sequence":{trade_id * 3},"time":"{now}"}}'
         ).encode()
         yield (
-            f'{{"type":"ticker","sequence":{trade_id * 3},"product_id":"BTC-USD","price":"{price}","open_24h":"59000.00",'
-            f'"volume_24h":"42492.05081975","low_24h":"58423.37","high_24h":"61259.37","volume_30d":"1093827.95195495",'
+            f'{{"type":"ticker","sequence":{trade_id * 3},"product_id":"BTC-USD","price":"{price}",'
+            f'"open_24h":"59000.00","volume_24h":"42492.05081975","low_24h":"58423.37","high_24h":"61259.37","volume_30d":"1093827.95195495",'
             f'"best_bid":"{bid}","best_bid_size":"0.61540890","best_ask":"{ask}","best_ask_size":"0.18528568",'
             f'"side":"sell","time":"{now}","trade_id":{trade_id},"last_size":"{size}"}}'
         ).encode()
@@ -66,9 +110,10 @@ async def serve_one(connection: ServerConnection, blocks: list[bytes], rate: flo
             await asyncio.sleep(began_s + number * per_block / rate - time.perf_counter())
         while transport.get_write_buffer_size() > HIGH_WATER_BYTES:
             await asyncio.sleep(0.001)
-        if transport.is_closing():
+        try:
+            transport.write(block)
+        except RuntimeError:  # the other end has gone, and with it the right to write
             return
-        transport.write(block)
         if number % 20 == 0:
             await asyncio.sleep(0)
     await connection.wait_closed()
