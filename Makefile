@@ -29,7 +29,7 @@ test: setup lint types ## every check and every test
 	$(BIN)/python -m pytest
 
 bench: setup ## the benchmarks: ratios, on this machine, in this run
-	$(BIN)/python -m tests.benchmarks
+	PYTHONPATH=tests $(BIN)/python -m benchmarks
 
 lint: setup
 	$(BIN)/ruff check .

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import orjson
@@ -19,10 +18,10 @@ from recio_ingest.records import (
     Frame,
     Gap,
     Kind,
+    Micros,
     Newest,
     Outcome,
     Quarantined,
-    utc,
 )
 
 
@@ -35,11 +34,11 @@ class Decoder:
 
     def decode(self, frames: Sequence[Frame]) -> Batch:
         """Return the batch of these frames (at least one, in order)."""
-        tables: dict[type[BtcPrice], list[BtcPrice]] = {}
-        outcomes: Counter[tuple[str, Outcome]] = Counter()
+        tables: dict[type[BtcPrice], list[BtcPrice]] = defaultdict(list)
+        outcomes: dict[tuple[str, Outcome], int] = {}
         gaps: dict[tuple[int, int], Gap] = {}
         quarantine: list[Quarantined] = []
-        newest: dict[str, tuple[int, datetime | None]] = {}
+        newest: dict[str, tuple[int, Micros]] = {}
         for frame in frames:
             try:
                 outcome, rows, venue_time = self.decode_one(frame)
@@ -49,14 +48,15 @@ class Decoder:
             except Exception as exc:  # noqa: BLE001  # a parser's bug costs that frame, never the stream
                 quarantine.append(_quarantined(frame, "bug", repr(exc)))
                 outcome, rows, venue_time = Outcome.QUARANTINED, (), None
-            outcomes[frame.feed, outcome] += 1
+            feed = frame.feed
+            outcomes[feed, outcome] = outcomes.get((feed, outcome), 0) + 1
             for row in rows:
                 if isinstance(row, Gap):
                     gaps[row.frame_no, row.gap_no] = row
                 else:
-                    tables.setdefault(type(row), []).append(row)
-            if venue_time is not None or frame.feed not in newest:
-                newest[frame.feed] = (frame.recv_ns, venue_time)
+                    tables[type(row)].append(row)
+            if venue_time is not None:
+                newest[feed] = (frame.recv_ns, venue_time)
         self._last_ns = frames[-1].recv_ns
         counts = dict.fromkeys(Outcome, 0)
         for (_, outcome), count in outcomes.items():
@@ -67,22 +67,23 @@ class Decoder:
             frames=list(frames),
             state=self.state(),
             counts=counts,
-            tables=tables,
+            tables=dict(tables),
             gaps=gaps,
             quarantine=quarantine,
-            outcomes=dict(outcomes),
+            outcomes=outcomes,
             newest={name: Newest(*pair) for name, pair in newest.items()},
         )
 
     def decode_one(self, frame: Frame) -> Decoded:
         """Return what one frame gives. Raises BadMessageError, or whatever a parser's bug raises."""
+        parser = self._parsers.get(frame.feed)
+        if parser is not None:
+            return parser.decode(frame)
         if frame.feed == DAEMON_FEED:
             return Decoded(Outcome.CONTROL, self._lost(frame) if frame.kind == Kind.LOST else ())
-        parser = self._parsers.get(frame.feed)
-        if parser is None:
-            if frame.feed not in feeds.NAMES:
-                raise BadMessageError("unknown_type", "no venue has messages of this shape")
-            parser = self._parsers[frame.feed] = feeds.load(frame.feed).parser({})
+        if frame.feed not in feeds.NAMES:
+            raise BadMessageError("unknown_type", "no venue has messages of this shape")
+        parser = self._parsers[frame.feed] = feeds.load(frame.feed).parser({})
         return parser.decode(frame)
 
     def state(self) -> dict[str, Any]:
@@ -91,10 +92,10 @@ class Decoder:
 
     def _lost(self, frame: Frame) -> tuple[Gap, ...]:
         lost = orjson.loads(frame.data)
-        from_time = utc(frame.recv_ns if self._last_ns is None else self._last_ns)
+        from_time = (frame.recv_ns if self._last_ns is None else self._last_ns) // 1000
         numbers = (lost["from_no"], lost["to_no"])
-        return (Gap(frame.frame_no, 0, "*", "*", "spool", lost["cause"], from_time, utc(frame.recv_ns), *numbers),)
+        return (Gap(frame.frame_no, 0, "*", "*", "spool", lost["cause"], from_time, frame.recv_ns // 1000, *numbers),)
 
 
 def _quarantined(frame: Frame, reason: str, detail: str) -> Quarantined:
-    return Quarantined(frame.frame_no, 0, frame.feed, utc(frame.recv_ns), reason, detail, frame.data)
+    return Quarantined(frame.frame_no, 0, frame.feed, frame.recv_ns // 1000, reason, detail, frame.data)

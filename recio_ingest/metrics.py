@@ -17,11 +17,31 @@ from prometheus_client.registry import Collector
 from recio_ingest.records import TABLES, Batch, Gap
 
 _PREFIX = "recio_ingest_"
-_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 300, 3600)
+_FAST = (
+    0.001,
+    0.0025,
+    0.005,
+    0.0075,
+    0.01,
+    0.015,
+    0.02,
+    0.025,
+    0.03,
+    0.04,
+    0.05,
+    0.075,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    5,
+    60,
+    3600,
+)
 
 
 class BatchHistogram(Collector):
-    """A histogram that takes a whole batch at once: 16 bisections instead of an observation per frame (0.9 us each)."""
+    """A histogram that takes a whole batch at once: 19 bisections instead of an observation per frame (0.9 us each)."""
 
     def __init__(self, name: str, text: str, label: str) -> None:
         self._name, self._text, self._label = _PREFIX + name, text, label
@@ -130,12 +150,11 @@ def count_batch(batch: Batch) -> None:
     for (feed, outcome), count in batch.outcomes.items():
         FRAMES.labels(feed, str(outcome)).inc(count)
     for feed, newest in batch.newest.items():
-        if newest.venue_time is not None:
-            LAG.newest_s[feed] = newest.venue_time.timestamp()
-            VENUE_DELAY.labels(feed).observe(max(0.0, newest.recv_ns / 1e9 - LAG.newest_s[feed]))
+        LAG.newest_s[feed] = newest.venue_time / 1e6
+        VENUE_DELAY.labels(feed).observe(max(0.0, newest.recv_ns / 1e9 - LAG.newest_s[feed]))
     for row_type, rows in batch.tables.items():
         ROWS.labels(TABLES[row_type]).inc(len(rows))
-        LAST_ROW.labels(TABLES[row_type]).set(rows[-1].timestamp.timestamp())
+        LAST_ROW.labels(TABLES[row_type]).set(rows[-1].timestamp / 1e6)
     BATCH_ROWS.observe(sum(len(rows) for rows in batch.tables.values()))
     for bad in batch.quarantine:
         QUARANTINED.labels(bad.feed, bad.reason).inc()

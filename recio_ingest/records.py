@@ -10,6 +10,17 @@ from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+Micros = int
+"""A time: microseconds since 1970, UTC, as PostgreSQL keeps them.
+
+An aware `datetime` in its place costs 2.5 us a row (making it, and asyncpg's way of encoding it), a sixth of all that
+the program does with a frame.
+"""
+
+make = tuple.__new__
+"""Makes a named tuple out of a tuple: what its own constructor does, at half the price. For the path of every frame."""
 
 LIVE_STREAM = "live"
 DAEMON_FEED = "daemon"
@@ -64,8 +75,8 @@ class BtcPrice(NamedTuple):
     `side` is the taker's. `best_bid` and `best_ask` are those that held when the trade arrived.
     """
 
-    timestamp: datetime
-    received_at: datetime
+    timestamp: Micros
+    received_at: Micros
     venue: str
     symbol: str
     price: str
@@ -91,13 +102,13 @@ class Gap(NamedTuple):
     channel: str
     scope: str
     cause: str
-    from_time: datetime | None
-    to_time: datetime | None = None
+    from_time: Micros | None
+    to_time: Micros | None = None
     from_seq: int | None = None
     to_seq: int | None = None
     expected: int | None = None
     recovered: int = 0
-    repaired_at: datetime | None = None
+    repaired_at: Micros | None = None
 
 
 class Quarantined(NamedTuple):
@@ -106,7 +117,7 @@ class Quarantined(NamedTuple):
     frame_no: int
     row_no: int
     feed: str
-    received_at: datetime
+    received_at: Micros
     reason: str
     detail: str
     frame: bytes
@@ -121,14 +132,14 @@ class Decoded(NamedTuple):
 
     outcome: Outcome
     rows: tuple[BtcPrice | Gap, ...] = ()
-    venue_time: datetime | None = None
+    venue_time: Micros | None = None
 
 
 class Newest(NamedTuple):
-    """The newest frame of one feed in a batch: its arrival (ns) and the newest venue time seen so far."""
+    """The newest frame of one feed in a batch that had a venue's time: its arrival (ns), and that time."""
 
     recv_ns: int
-    venue_time: datetime | None
+    venue_time: Micros
 
 
 @dataclass(slots=True)
@@ -156,11 +167,11 @@ class Batch:
         return replace(self, counts=counts, outcomes=outcomes)
 
 
-def utc(ns: int) -> datetime:
-    """Return an aware UTC time for nanoseconds since 1970, cut to the microsecond that PostgreSQL keeps."""
-    return EPOCH + timedelta(microseconds=ns // 1000)
+def micros(moment: datetime) -> Micros:
+    """Return an aware time as microseconds since 1970."""
+    return (moment - EPOCH) // _MICROSECOND
 
 
-def to_ns(moment: datetime) -> int:
-    """Return nanoseconds since 1970 for an aware time."""
-    return ((moment - EPOCH) // timedelta(microseconds=1)) * 1000
+def utc(moment: Micros) -> datetime:
+    """Return microseconds since 1970 as an aware time."""
+    return EPOCH + moment * _MICROSECOND

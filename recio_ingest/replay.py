@@ -18,7 +18,7 @@ import orjson
 from recio_ingest import feeds, segments, store
 from recio_ingest.decode import Decoder
 from recio_ingest.errors import BadInputError, BadMessageError, TryLaterError
-from recio_ingest.records import Batch, BtcPrice, Decoded, Frame, Kind, Outcome, to_ns
+from recio_ingest.records import Batch, BtcPrice, Decoded, Frame, Kind, Outcome
 from recio_ingest.ship import Shipper
 from recio_ingest.store import Position, Store
 
@@ -212,7 +212,7 @@ def _feed_of(message: Any) -> str | None:  # noqa: ANN401  # any JSON value
 
 def _venue_ns(feed: str, message: Any) -> int:  # noqa: ANN401  # any JSON value
     moment = feeds.load(feed).venue_time(message) if feed in feeds.NAMES else None
-    return to_ns(moment) if moment else 0
+    return moment * 1000 if moment else 0
 
 
 def _trade(row: BtcPrice) -> tuple[str, str, int | None]:
@@ -232,7 +232,7 @@ def _without_known(batch: Batch, known: set[tuple[str, str, int]]) -> Batch:
 
 def _decode_alone(entry: Any) -> Decoded | None:  # noqa: ANN401  # asyncpg.Record
     """Decode one frame with a parser that knows nothing else; None where it is still of no use."""
-    frame = Frame(entry["frame_no"], to_ns(entry["received_at"]), entry["feed"], Kind.DATA, entry["frame"])
+    frame = Frame(entry["frame_no"], entry["received_at"] * 1000, entry["feed"], Kind.DATA, entry["frame"])
     try:
         return Decoder({}).decode_one(frame)
     except BadMessageError:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
@@ -185,6 +185,14 @@ def count_after(segment: Segment, after_no: int) -> int:
             connection.close()
     except sqlite3.Error:
         return 0
+
+
+def pack(frames: Sequence[Frame], codes: Mapping[str, int]) -> bytes:
+    """Return the frames one after another."""
+    head = HEAD.pack
+    return b"".join(
+        [part for _, ns, feed, kind, data in frames for part in (head(ns, kind, codes[feed], len(data)), data)]
+    )
 
 
 def unpack(first_no: int, packed: bytes, feeds: Sequence[str]) -> Iterator[Frame]:

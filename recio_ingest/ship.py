@@ -15,7 +15,7 @@ from recio_ingest.backoff import delays
 from recio_ingest.decode import Decoder
 from recio_ingest.errors import RecioError, SchemaError, TryLaterError
 from recio_ingest.faults import Fault, classify, sqlstate
-from recio_ingest.records import LIVE_STREAM, Batch, Frame, Outcome, Quarantined, utc
+from recio_ingest.records import LIVE_STREAM, Batch, Frame, Outcome, Quarantined
 from recio_ingest.store import BadRow, Position, Store
 
 log = structlog.get_logger()
@@ -200,7 +200,7 @@ def without(batch: Batch, bad: list[BadRow]) -> Batch:
     }
     frames = {frame.frame_no: frame for frame in batch.frames}
     aside = [
-        Quarantined(frame_no, row_no, frame.feed, utc(frame.recv_ns), "refused", entry.why, frame.data)
+        Quarantined(frame_no, row_no, frame.feed, frame.recv_ns // 1000, "refused", entry.why, frame.data)
         for (frame_no, row_no), entry in refused.items()
         for frame in (frames[frame_no],)
     ]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from struct import Struct
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -21,7 +22,7 @@ from recio_ingest import metrics, numeric
 from recio_ingest.errors import FencedError, OtherWriterError
 from recio_ingest.faults import Fault, classify
 from recio_ingest.partitions import Partition
-from recio_ingest.records import TABLES, Batch, BtcPrice, Decoded, Outcome, Quarantined
+from recio_ingest.records import TABLES, Batch, BtcPrice, Decoded, Micros, Outcome, Quarantined, micros
 from recio_ingest.sql import statement
 
 log = structlog.get_logger()
@@ -45,6 +46,22 @@ _SETTINGS = {
     "tcp_user_timeout": "20000",
 }
 _QUARANTINE = ("stream", *Quarantined._fields)
+
+
+# PostgreSQL counts from 2000.
+_EPOCH_2000 = micros(datetime(2000, 1, 1, tzinfo=UTC))
+_INT64 = Struct("!q")
+
+
+def _encode_time(moment: Micros) -> bytes:
+    return _INT64.pack(moment - _EPOCH_2000)
+
+
+def _decode_time(data: bytes) -> Micros:
+    return int(_INT64.unpack(data)[0]) + _EPOCH_2000
+
+
+_CODECS = (("numeric", numeric.encode, numeric.decode), ("timestamptz", _encode_time, _decode_time))
 
 
 class Position(NamedTuple):
@@ -77,9 +94,10 @@ async def connect(dsn: str, role: str | None = INGEST_ROLE) -> asyncpg.Connectio
     try:
         if role is not None and await connection.fetchval(statement("may_set_role"), role):
             await connection.execute(f"SET ROLE {role}")
-        await connection.set_type_codec(
-            "numeric", schema="pg_catalog", encoder=numeric.encode, decoder=numeric.decode, format="binary"
-        )
+        for name, encoder, decoder in _CODECS:
+            await connection.set_type_codec(
+                name, schema="pg_catalog", encoder=encoder, decoder=decoder, format="binary"
+            )
     except BaseException:
         connection.terminate()
         raise
@@ -212,7 +230,11 @@ class Store:
 
     async def make_partition(self, partition: Partition, key: str) -> bool:
         """Make one partition ahead; return whether it was missing."""
-        return bool(await self._connection.fetchval(statement("make_partition"), *partition[:2], key, *partition[2:]))
+        return bool(
+            await self._connection.fetchval(
+                statement("make_partition"), *partition[:2], key, micros(partition.lower), micros(partition.upper)
+            )
+        )
 
     async def _advance(self, position: Position, batch: Batch) -> None:
         counts = [batch.counts[outcome] for outcome in Outcome]

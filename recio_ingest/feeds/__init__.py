@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
-from recio_ingest.records import Decoded, Frame
+from recio_ingest.records import Decoded, Frame, Micros
 from recio_ingest.settings import Feeds
 
 NAMES = ("coinbase",)
@@ -69,7 +68,7 @@ class Venue(Protocol):
         """Tell whether a message has this venue's shape (for files of bare messages)."""
         ...
 
-    def venue_time(self, message: Any) -> datetime | None:  # noqa: ANN401  # any JSON value
+    def venue_time(self, message: Any) -> Micros | None:  # noqa: ANN401  # any JSON value
         """Return the venue's own time of a message, where it has one (for files without arrival times)."""
         ...
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -17,7 +18,7 @@ import orjson
 from recio_ingest.errors import BadMessageError
 from recio_ingest.feeds import Feed, Greeting
 from recio_ingest.feeds.ledger import Outage, TradeIds
-from recio_ingest.records import BtcPrice, Decoded, Frame, Kind, Outcome, utc
+from recio_ingest.records import BtcPrice, Decoded, Frame, Kind, Micros, Outcome, make, micros
 from recio_ingest.settings import Coinbase
 
 NAME = "coinbase"
@@ -27,14 +28,15 @@ CHANNELS = ("matches", "ticker", "heartbeat")
 IDLE_TIMEOUT_S = 10.0
 # A hostile or broken venue must not grow the state without end; the real one trades some 500 products.
 MAX_PRODUCTS = 1000
-FUTURE_LIMIT = timedelta(hours=1)
+FUTURE_LIMIT_US = 3_600_000_000
 
 _TAKER = {"buy": "sell", "sell": "buy"}
-_POSITIVE = re.compile(r"(?=[0-9.]*[1-9])[0-9]{1,20}(?:\.[0-9]{1,20})?")
-_DECIMAL = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,20})?")
+_POSITIVE = re.compile(r"(?=[0-9.]*[1-9])[0-9]{1,20}(?:\.[0-9]{1,20})?").fullmatch
+_DECIMAL = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,20})?").fullmatch
 _PRODUCT = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{1,20}")
 _NO_TIME = "0001-01-01T00:00:00.000000Z"
 _MAX_TRADE_ID = 2**63 - 1
+_NO_BOOK = (None, None)
 
 
 def feed(settings: Coinbase) -> Feed:
@@ -89,7 +91,7 @@ class CoinbaseParser:
     def state(self) -> dict[str, Any]:
         """Return the ids, books and line as plain JSON."""
         products = {
-            name: {"ids": ids.state(), "book": self._book.get(name, (None, None))} for name, ids in self._ids.items()
+            name: {"ids": ids.state(), "book": self._book.get(name, _NO_BOOK)} for name, ids in self._ids.items()
         }
         return {"line": self._outage.state(), "products": products}
 
@@ -101,48 +103,61 @@ class CoinbaseParser:
             message = orjson.loads(frame.data)
         except orjson.JSONDecodeError as exc:
             raise BadMessageError("json", str(exc)) from None
-        kind = message.get("type") if isinstance(message, dict) else None
-        handler = self._types.get(kind) if isinstance(kind, str) else None
-        if handler is None:
-            raise BadMessageError("unknown_type", f"no table for a message of type {str(kind)[:60]!r}")
+        try:
+            handler = self._types[message["type"]]
+        except (KeyError, TypeError):
+            raise BadMessageError("unknown_type", "no table for a message of this type") from None
         decoded = handler(frame, message)
-        closed = self._outage.data(frame)
-        return decoded._replace(rows=decoded.rows + closed) if closed else decoded
+        self._outage.last_ns = frame.recv_ns
+        if self._outage.open is not None:
+            return decoded._replace(rows=decoded.rows + self._outage.close(frame))
+        return decoded
 
     def _match(self, frame: Frame, message: dict[str, Any]) -> Decoded:
-        venue_time = _time(message, frame)
+        moment = _time(message, frame)
         trade_id = message.get("trade_id")
         if type(trade_id) is not int or not 0 < trade_id <= _MAX_TRADE_ID:
             raise BadMessageError("schema", "trade_id is not a positive 64-bit integer")
         price, size = message.get("price"), message.get("size")
-        if not (isinstance(price, str) and _POSITIVE.fullmatch(price)):
-            raise BadMessageError("bounds", "price is not a positive decimal string")
-        if not (isinstance(size, str) and _POSITIVE.fullmatch(size)):
-            raise BadMessageError("bounds", "size is not a positive decimal string")
-        side = _TAKER.get(message.get("side", ""))
-        if side is None:
+        if not (type(price) is str and type(size) is str and _POSITIVE(price) and _POSITIVE(size)):
+            raise BadMessageError("bounds", "price or size is not a positive decimal string")
+        side = message.get("side")
+        if type(side) is not str or side not in _TAKER:
             raise BadMessageError("schema", "side is neither buy nor sell")
         symbol, ids = self._product(message)
         new, gaps = ids.see(trade_id, frame)
         if not new:
-            return Decoded(Outcome.DUPLICATE, (), venue_time)
-        bid, ask = self._book.get(symbol, (None, None))
-        row = BtcPrice(
-            venue_time, utc(frame.recv_ns), NAME, symbol, price, size, side, trade_id, bid, ask, frame.frame_no
+            return Decoded(Outcome.DUPLICATE, (), moment)
+        quote = self._book.get(symbol, _NO_BOOK)
+        row = make(
+            BtcPrice,
+            (
+                moment,
+                frame.recv_ns // 1000,
+                NAME,
+                symbol,
+                price,
+                size,
+                _TAKER[side],
+                trade_id,
+                *quote,
+                frame.frame_no,
+                0,
+            ),
         )
-        return Decoded(Outcome.SHIPPED, (row, *gaps), venue_time)
+        return make(Decoded, (Outcome.SHIPPED, (row, *gaps), moment))
 
     def _ticker(self, frame: Frame, message: dict[str, Any]) -> Decoded:
-        bid, ask = message.get("best_bid"), message.get("best_ask")
-        if not (isinstance(bid, str) and isinstance(ask, str) and _DECIMAL.fullmatch(bid) and _DECIMAL.fullmatch(ask)):
-            raise BadMessageError("schema", "best_bid or best_ask is not a decimal string")
+        try:
+            book = (_quote(message["best_bid"]), _quote(message["best_ask"]))
+        except (KeyError, TypeError, ValueError):
+            raise BadMessageError("schema", "best_bid or best_ask is not a decimal string") from None
         # The first ticker after a subscription may lack its time; the venue also sends the year 1 for "none".
         late = message.get("time") in (None, _NO_TIME)
-        venue_time = utc(frame.recv_ns) if late else _time(message, frame)
+        moment = frame.recv_ns // 1000 if late else _time(message, frame)
         symbol, _ = self._product(message)
-        # A zero on one side is the venue's word for an empty book: no quote, not a price.
-        self._book[symbol] = (bid if _POSITIVE.fullmatch(bid) else None, ask if _POSITIVE.fullmatch(ask) else None)
-        return Decoded(Outcome.STATE, (), venue_time)
+        self._book[symbol] = book
+        return make(Decoded, (Outcome.STATE, (), moment))
 
     def _heartbeat(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         moment = _time(message, frame)
@@ -166,25 +181,29 @@ class CoinbaseParser:
         return symbol, ids
 
 
-def _time(message: dict[str, Any], frame: Frame) -> datetime:
+@lru_cache(maxsize=4096)  # quotes repeat: most tickers move one side, by a cent
+def _quote(text: str) -> str | None:
+    """Return a side of the book; a zero is the venue's word for an empty one: no quote, not a price."""
+    if not _DECIMAL(text):
+        raise ValueError(text)
+    return text if _POSITIVE(text) else None
+
+
+def _time(message: dict[str, Any], frame: Frame) -> Micros:
     moment = venue_time(message)
     if moment is None:
         raise BadMessageError("schema", "time is missing, or not an RFC 3339 time with an offset")
-    if moment - utc(frame.recv_ns) > FUTURE_LIMIT:
+    if moment - frame.recv_ns // 1000 > FUTURE_LIMIT_US:
         raise BadMessageError("future", "time is more than an hour after the arrival")
     return moment
 
 
-def venue_time(message: Any) -> datetime | None:  # noqa: ANN401  # any JSON value
+def venue_time(message: Any) -> Micros | None:  # noqa: ANN401  # any JSON value
     """Return the venue's own time of a message, where it has one."""
-    text = message.get("time") if isinstance(message, dict) else None
-    if not isinstance(text, str):
-        return None
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
+        return micros(datetime.fromisoformat(message["time"]))
+    except (KeyError, TypeError, ValueError):  # no dict, no such key, no text, no time, or one without an offset
         return None
-    return moment if moment.tzinfo is not None else None
 
 
 def recognises(message: Any) -> bool:  # noqa: ANN401  # any JSON value

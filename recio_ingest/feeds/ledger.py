@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from recio_ingest.errors import BadMessageError
-from recio_ingest.records import Frame, Gap, Kind, utc
+from recio_ingest.records import Frame, Gap, Kind
 
 # Each open hole is a few numbers in the offset row of every commit. A venue that leaves more than this many at once
 # has renumbered; the oldest are then final: declared as they are, and late arrivals go to the quarantine.
@@ -25,12 +25,12 @@ class Outage:
     def __init__(self, feed: str, state: Mapping[str, Any]) -> None:
         self._feed = feed
         self._up: bool = state.get("up", False)
-        self._last_ns: int | None = state.get("last_ns")
-        self._open: list[Any] | None = state.get("open")  # frame_no, cause, from_ns
+        self.last_ns: int | None = state.get("last_ns")  # set by the parser at every message
+        self.open: list[Any] | None = state.get("open")  # frame_no, cause, from_ns
 
     def state(self) -> dict[str, Any]:
         """Return plain JSON."""
-        return {"up": self._up, "last_ns": self._last_ns, "open": self._open}
+        return {"up": self._up, "last_ns": self.last_ns, "open": self.open}
 
     def mark(self, frame: Frame) -> tuple[Gap, ...]:
         """Take a control mark in; return the gap that it opens, if it does."""
@@ -44,26 +44,23 @@ class Outage:
             self._up = True
         return gaps
 
-    def data(self, frame: Frame) -> tuple[Gap, ...]:
-        """Take the arrival of a message in; return the gap that it closes, if one is open."""
-        self._last_ns = frame.recv_ns
-        if self._open is None:
-            return ()
+    def close(self, frame: Frame) -> tuple[Gap, ...]:
+        """Return the gap that this message ends (only where one is open)."""
         gap = self._gap(to_ns=frame.recv_ns)
-        self._open = None
+        self.open = None
         return (gap,)
 
     def _begin(self, frame: Frame, cause: str) -> tuple[Gap, ...]:
-        if self._open is not None or self._last_ns is None:
+        if self.open is not None or self.last_ns is None:
             return ()  # one outage, however many attempts; and before the first message nothing was missed
-        self._open = [frame.frame_no, cause, self._last_ns]
+        self.open = [frame.frame_no, cause, self.last_ns]
         return (self._gap(to_ns=None),)
 
     def _gap(self, to_ns: int | None) -> Gap:
-        assert self._open is not None
-        frame_no, cause, from_ns = self._open
-        to_time = None if to_ns is None else utc(to_ns)
-        return Gap(frame_no, 0, self._feed, "*", "connection", cause, utc(from_ns), to_time)
+        assert self.open is not None
+        frame_no, cause, from_ns = self.open
+        to_time = None if to_ns is None else to_ns // 1000
+        return Gap(frame_no, 0, self._feed, "*", "connection", cause, from_ns // 1000, to_time)
 
 
 class TradeIds:
@@ -77,14 +74,14 @@ class TradeIds:
         self._names = (feed, channel, scope)
         self._first: int | None = state.get("first")
         self._last: int | None = state.get("last")
-        self._last_ns: int = state.get("last_ns", 0)
+        self.last_ns: int = state.get("last_ns", 0)
         # A hole: frame_no that revealed it, from_ns, to_ns, from_seq, to_seq, and the ranges of it still missing.
         self._holes: list[list[Any]] = copy.deepcopy(state.get("holes", []))
         self._forgotten: int = state.get("forgotten", 0)  # ids up to here are no longer known one by one
 
     def state(self) -> dict[str, Any]:
         """Return plain JSON."""
-        kept: dict[str, Any] = {"first": self._first, "last": self._last, "last_ns": self._last_ns}
+        kept: dict[str, Any] = {"first": self._first, "last": self._last, "last_ns": self.last_ns}
         if self._holes or self._forgotten:
             kept |= {"holes": self._holes, "forgotten": self._forgotten}
         return kept
@@ -96,12 +93,12 @@ class TradeIds:
         """
         if self._first is None or self._last is None:
             self._first = self._last = number
-            self._last_ns = frame.recv_ns
+            self.last_ns = frame.recv_ns
             return True, ()
         if number > self._last:
             gaps = self._miss(self._last + 1, number - 1, frame) if number > self._last + 1 else ()
             self._last = number
-            self._last_ns = frame.recv_ns
+            self.last_ns = frame.recv_ns
             return True, gaps
         if number < self._first:
             gaps = self._miss(number + 1, self._first - 1, frame) if number + 1 < self._first else ()
@@ -110,7 +107,7 @@ class TradeIds:
         return self._fill(number, frame)
 
     def _miss(self, first: int, last: int, frame: Frame) -> tuple[Gap, ...]:
-        hole = [frame.frame_no, self._last_ns, frame.recv_ns, first, last, [[first, last]]]
+        hole = [frame.frame_no, self.last_ns, frame.recv_ns, first, last, [[first, last]]]
         self._holes.append(hole)
         if len(self._holes) > MAX_HOLES:
             self._forgotten = max(self._forgotten, self._holes.pop(0)[4])
@@ -134,6 +131,6 @@ class TradeIds:
         frame_no, from_ns, to_ns, from_seq, to_seq, missing = hole
         expected = to_seq - from_seq + 1
         recovered = expected - sum(last - first + 1 for first, last in missing)
-        repaired_at = None if missing else utc(filled_ns)
-        times = (utc(from_ns), utc(to_ns))
+        repaired_at = None if missing else filled_ns // 1000
+        times = (from_ns // 1000, to_ns // 1000)
         return Gap(frame_no, 1, *self._names, "sequence", *times, from_seq, to_seq, expected, recovered, repaired_at)

@@ -1,0 +1,233 @@
+"""`make bench`: the whole path beside its limits, in one run on one machine.
+
+The daemon has one CPU to itself (CPU 1); the venue and PostgreSQL share the other. Figures per CPU second do not suffer
+from a venue that cannot keep up; figures per second do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+import re
+import sys
+import tempfile
+import time
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import uvloop
+from benchmarks.blaster import messages
+from harness.daemon import Daemon
+from harness.databases import build_template, execute
+from harness.postgres import PostgresServer
+from rich.console import Console
+from rich.table import Table
+from websockets.asyncio.client import connect
+
+from recio_ingest import store
+from recio_ingest.decode import Decoder
+from recio_ingest.records import TABLES, BtcPrice, Frame, Kind
+
+LOADED_S = 8.0
+STEADY_S = 15.0
+MANY = 800_000
+COPIED = 200_000
+BATCH = 1000
+
+
+class Venue(NamedTuple):
+    """Where the blaster listens; all that the daemon's harness needs to know."""
+
+    url: str
+    rest_url: str
+    products: tuple[str, ...] = ("BTC-USD",)
+
+
+class Loaded(NamedTuple):
+    """What a daemon did in a while."""
+
+    frames_per_s: float
+    frames_per_cpu_s: float
+    cores: float
+    p50_ms: float
+    p99_ms: float
+    rss_mb: float
+
+
+async def main() -> None:
+    """Run everything and print the table."""
+    if sys.argv[1:2] == ["receive"]:
+        print(json.dumps(await receive(sys.argv[2])))
+        return
+    if sys.argv[1:2] == ["copy"]:
+        print(json.dumps(await copy(sys.argv[2])))
+        return
+    server = PostgresServer()
+    server.start()
+    try:
+        table = await figures(server)
+    finally:
+        server.stop("fast")
+        server.dispose()
+    Console(width=120).print(table)
+
+
+async def figures(server: PostgresServer) -> Table:
+    """Measure, one after the other, and return the table."""
+    async with blaster(MANY, 0) as venue:
+        bare = await alone("receive", venue.url)
+    bare_copy = await alone("copy", await database(server, "copy"))
+    async with blaster(MANY, 0) as venue:
+        full = await under_load(await database(server, "full"), venue, LOADED_S)
+    async with blaster(int(2000 * (STEADY_S + 10)), 2000) as venue:
+        busy = await under_load(await database(server, "busy"), venue, STEADY_S)
+    async with blaster(int(100 * (STEADY_S + 10)), 100) as venue:
+        quiet = await under_load(await database(server, "quiet"), venue, STEADY_S)
+    table = Table(
+        title=f"recio-ingest on {platform.machine()}, Python {platform.python_version()}", title_justify="left"
+    )
+    for name in ("figure", "measured", "wanted"):
+        table.add_column(name)
+    ratio = full.frames_per_cpu_s / bare["frames_per_cpu_s"]
+    for row in (
+        ("bare websockets + orjson loop", f"{bare['frames_per_cpu_s']:,.0f} frames per CPU second", ""),
+        ("bare COPY of the same rows, asyncpg", f"{bare_copy['rows_per_cpu_s']:,.0f} rows per CPU second", ""),
+        ("bare COPY of the same rows, asyncpg", f"{bare_copy['rows_per_s']:,.0f} rows/s", ""),
+        ("socket to committed", f"{full.frames_per_cpu_s:,.0f} frames per CPU second", ""),
+        ("socket to committed", f"{full.frames_per_s:,.0f} frames/s on {full.cores:.2f} of a core", ""),
+        ("... beside the bare loop", f"{ratio:.2f}", ">= 0.50"),
+        ("... resident memory", f"{full.rss_mb:.0f} MB", "< 100 MB"),
+        *steady("2,000 frames/s", busy, 30),
+        *steady("100 frames/s", quiet, 5),
+    ):
+        table.add_row(*row)
+    return table
+
+
+def steady(name: str, done: Loaded, cores_percent: int) -> tuple[tuple[str, str, str], ...]:
+    """Return the rows of one steady rate."""
+    return (
+        (f"{name}: received to committed, p50 / p99", f"{done.p50_ms:.0f} / {done.p99_ms:.0f} ms", "p99 <= 50 ms"),
+        (f"{name}: CPU", f"{done.cores * 100:.1f} % of a core", f"< {cores_percent} %"),
+        (f"{name}: resident memory", f"{done.rss_mb:.0f} MB", "< 100 MB"),
+    )
+
+
+async def database(server: PostgresServer, name: str) -> str:
+    """Return the DSN of a new database with the product's schema."""
+    await execute(server.dsn(), f"CREATE DATABASE bench_{name}")
+    dsn = server.dsn(f"bench_{name}")
+    await build_template(dsn)
+    return dsn
+
+
+@asynccontextmanager
+async def blaster(count: int, rate: float) -> AsyncIterator[Venue]:
+    """Run the venue on CPU 0."""
+    process = await _python(0, "benchmarks.blaster", str(count), str(rate))
+    try:
+        port = int(await _line(process))
+        yield Venue(f"ws://127.0.0.1:{port}", f"http://127.0.0.1:{port}")
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def alone(what: str, where: str) -> dict[str, Any]:
+    """Run one of the limits in a process of its own on CPU 1."""
+    process = await _python(1, "benchmarks", what, where)
+    answer: dict[str, Any] = json.loads(await _line(process))
+    await process.wait()
+    return answer
+
+
+async def receive(url: str) -> dict[str, float]:
+    """The bare loop: websockets with the settings that the daemon uses, and orjson."""
+    async with connect(url, compression=None, max_size=2**20) as socket:
+        await socket.send("{}", text=True)
+        count, began_s, began_cpu_s = 0, time.perf_counter(), time.process_time()
+        while time.perf_counter() - began_s < LOADED_S:
+            for _ in range(100):
+                orjson.loads(await socket.recv(decode=False))
+            count += 100
+        return {
+            "frames_per_s": count / (time.perf_counter() - began_s),
+            "frames_per_cpu_s": count / (time.process_time() - began_cpu_s),
+        }
+
+
+async def copy(dsn: str) -> dict[str, float]:
+    """Bare COPY of the rows that the daemon would make of the same messages, with its codecs, without its offset."""
+    frames = [Frame(n, time.time_ns(), "coinbase", Kind.DATA, data) for n, data in enumerate(messages(2 * COPIED))]
+    rows = Decoder({}).decode(frames).tables[BtcPrice]
+    connection = await store.connect(dsn)
+    began_s, began_cpu_s = time.perf_counter(), time.process_time()
+    for at in range(0, len(rows), BATCH):
+        await connection.copy_records_to_table(
+            TABLES[BtcPrice], schema_name="live_data", columns=BtcPrice._fields, records=rows[at : at + BATCH]
+        )
+    return {
+        "rows_per_s": len(rows) / (time.perf_counter() - began_s),
+        "rows_per_cpu_s": len(rows) / (time.process_time() - began_cpu_s),
+    }
+
+
+async def under_load(dsn: str, venue: Venue, lasting_s: float) -> Loaded:
+    """Run the daemon on CPU 1 and read its own metrics at both ends of a while."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with Daemon(Path(folder), dsn, venue, cpu=1) as daemon:  # type: ignore[arg-type]  # has what is needed
+            await daemon.start()
+            await daemon.wait_ready()
+            await asyncio.sleep(1)
+            before, began_s, began_cpu_s = await _metrics(daemon), time.perf_counter(), daemon.cpu_seconds()
+            await asyncio.sleep(lasting_s)
+            after, cpu_s = await _metrics(daemon), daemon.cpu_seconds() - began_cpu_s
+            lasted_s = time.perf_counter() - began_s
+            buckets = {bound: after[bound] - before.get(bound, 0) for bound in after}
+            count = buckets[float("inf")]
+            rss_mb = daemon.rss_bytes() / 1e6
+            await daemon.kill9()
+    return Loaded(
+        count / lasted_s, count / cpu_s, cpu_s / lasted_s, _quantile(buckets, 0.5), _quantile(buckets, 0.99), rss_mb
+    )
+
+
+async def _metrics(daemon: Daemon) -> dict[float, float]:
+    """Return the cumulative buckets of received-to-committed of the venue's frames."""
+    _, body = await daemon.get("/metrics")
+    pattern = r'^recio_ingest_commit_latency_seconds_bucket\{feed="coinbase",le="([^"]+)"\} (\S+)$'
+    return {float(bound): float(count) for bound, count in re.findall(pattern, body.decode(), re.MULTILINE)}
+
+
+def _quantile(buckets: dict[float, float], part: float) -> float:
+    """Return a quantile in ms, interpolated within its bucket as Prometheus does."""
+    wanted = part * buckets[float("inf")]
+    lower_s = below = 0.0
+    for bound_s, count in sorted(buckets.items()):
+        if count >= wanted and count > below:
+            upper_s = lower_s if bound_s == float("inf") else bound_s
+            return 1000 * (lower_s + (upper_s - lower_s) * (wanted - below) / (count - below))
+        lower_s, below = bound_s, count
+    return 1000 * lower_s
+
+
+async def _python(cpu: int, module: str, *arguments: str) -> Process:
+    return await asyncio.create_subprocess_exec(
+        "taskset", "-c", str(cpu), sys.executable, "-m", module, *arguments,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+
+
+async def _line(process: Process) -> str:
+    assert process.stdout is not None
+    line = await asyncio.wait_for(process.stdout.readline(), 120)
+    return line.decode()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
