@@ -35,6 +35,7 @@ async def test_repeats_are_dropped(database: str, tmp_path: Path) -> None:
 
     report = await check(database, daemon.spool, ledger)
     report.assert_clean()
+    assert report.unshipped_frames == 0  # it was asked to end, and drained first
     assert len(ledger.connections) == 2
     assert await scalar(database, DUPLICATES) == REPEATED + 1
 
