@@ -18,6 +18,7 @@ import orjson
 from recio_ingest import feeds, segments, store
 from recio_ingest.decode import Decoder
 from recio_ingest.errors import BadInputError, BadMessageError, TryLaterError
+from recio_ingest.faults import Fault, classify
 from recio_ingest.records import Batch, BtcPrice, Decoded, Frame, Kind, Outcome
 from recio_ingest.ship import Shipper
 from recio_ingest.store import Position, Store
@@ -74,7 +75,12 @@ async def replay_quarantine(dsn: str) -> tuple[int, int]:
                 known = await opened.known_trades(rows)
                 if rows and all(_trade(row) in known for row in rows):
                     decoded = Decoded(Outcome.DUPLICATE)
-                used += await opened.release(entry, decoded)
+                try:
+                    used += await opened.release(entry, decoded)
+                except Exception as exc:
+                    if classify(exc) is not Fault.BAD_ROW:
+                        raise
+                    remaining += 1  # the database still refuses it
     return used, remaining
 
 

@@ -7,6 +7,7 @@ import socket as socket_errors
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import orjson
@@ -37,6 +38,8 @@ HEALTHY_S = 10.0
 # `recv` hands out queued messages without giving the loop a turn; after this many it gets one.
 YIELD_EVERY = 200
 SECOND_NS = 1_000_000_000
+# A socket that waits for one commit may find on the way that the spool's limit is reached: it looks this often.
+LIMIT_CHECK_S = 0.1
 
 
 @dataclass(slots=True)
@@ -151,14 +154,20 @@ class Stream:
 
     async def _pause(self) -> None:
         """Leave the socket unread until the spool has room; where its limit is reached, put that on record."""
-        if not self._spool.at_limit:
-            await self._spool.wait_room()
-            return
-        log.error("feed.paused", feed=self.feed.name, cause="spool_full", hint="PostgreSQL is behind; see --status")
-        self._mark(Kind.PAUSED, {"cause": "spool_full"})
-        await self._spool.wait_room()
-        self._mark(Kind.RESUMED, {})
-        log.info("feed.resumed", feed=self.feed.name)
+        paused = False
+        while self._spool.full:
+            if self._spool.at_limit and not paused:
+                paused = True
+                log.error(
+                    "feed.paused", feed=self.feed.name, cause="spool_full", hint="PostgreSQL is behind; see --status"
+                )
+                self._mark(Kind.PAUSED, {"cause": "spool_full"})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LIMIT_CHECK_S):
+                    await self._spool.wait_room()
+        if paused:
+            self._mark(Kind.RESUMED, {})
+            log.info("feed.resumed", feed=self.feed.name)
 
     def _count(self, count: int) -> int:
         self.status.last_message_s = time.monotonic()

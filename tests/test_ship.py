@@ -12,7 +12,7 @@ from harness.postgres import PostgresServer
 from samples import Frames, frames, match
 from test_store import rows
 
-from recio_ingest import ship
+from recio_ingest import ship, store
 from recio_ingest.errors import RecioError
 from recio_ingest.faults import Fault
 from recio_ingest.records import LIVE_STREAM, Frame
@@ -145,7 +145,7 @@ async def test_missing_partition_is_no_bad_row(database: str, monkeypatch: pytes
 
 async def test_lock_is_waited_out(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long lock on the table costs time, nothing else."""
-    monkeypatch.setitem(ship.store._SETTINGS, "lock_timeout", "100")
+    monkeypatch.setitem(store._SETTINGS, "lock_timeout", "100")
     blocker = await asyncpg.connect(database)
     await blocker.execute("BEGIN; LOCK TABLE live_data.btc_price_log IN ACCESS EXCLUSIVE MODE")
     shipping = shipper(database, frames([match(1)]), patient=True)
@@ -165,7 +165,7 @@ async def test_read_only_database(database: str) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(shipping.run())
         await until(lambda: shipping.progress.fault is Fault.CONNECTION)
-        await execute(database, f"SET default_transaction_read_only = off; ALTER DATABASE {name} RESET ALL")
+        await execute(database, "SET default_transaction_read_only = off", f"ALTER DATABASE {name} RESET ALL")
 
     assert await rows(database, "SELECT trade_id FROM live_data.btc_price_log") == [(1,)]
 

@@ -91,7 +91,7 @@ class CoinbaseParser:
     def state(self) -> dict[str, Any]:
         """Return the ids, books and line as plain JSON."""
         products = {
-            name: {"ids": ids.state(), "book": self._book.get(name, _NO_BOOK)} for name, ids in self._ids.items()
+            name: {"ids": ids.state(), "book": list(self._book.get(name, _NO_BOOK))} for name, ids in self._ids.items()
         }
         return {"line": self._outage.state(), "products": products}
 
