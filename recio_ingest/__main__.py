@@ -103,7 +103,7 @@ def _once(work: Coroutine[Any, Any, int]) -> int:
 async def _serve(settings: Settings, *, takeover: bool) -> None:
     streams = feeds.configured(settings.feeds)
     if not streams:
-        raise ConfigError("no feed is enabled", hint="set feeds.coinbase.enabled = true")
+        raise ConfigError("no feed is enabled", hint="set enabled = true under one of [feeds.*]")
     await service.serve(settings, streams, takeover=takeover)
 
 

@@ -49,6 +49,7 @@ class Decoder:
                 quarantine.append(_quarantined(frame, "bug", repr(exc)))
                 outcome, rows, venue_time = Outcome.QUARANTINED, (), None
             feed = frame.feed
+            self._last_ns = frame.recv_ns
             outcomes[feed, outcome] = outcomes.get((feed, outcome), 0) + 1
             for row in rows:
                 if isinstance(row, Gap):
@@ -57,7 +58,6 @@ class Decoder:
                     tables[type(row)].append(row)
             if venue_time is not None:
                 newest[feed] = (frame.recv_ns, venue_time)
-        self._last_ns = frames[-1].recv_ns
         counts = dict.fromkeys(Outcome, 0)
         for (_, outcome), count in outcomes.items():
             counts[outcome] += count

@@ -19,6 +19,8 @@ PREFIX = "RECIO_"
 DEFAULT_FILE = Path("/etc/recio-ingest/recio-ingest.toml")
 # RECIO_CONFIG names the file, RECIO_CAPTURES is read by the tests; neither is a key.
 _NOT_KEYS = frozenset({"RECIO_CONFIG", "RECIO_CAPTURES"})
+# What may not stand as it is in a TOML string.
+_ESCAPES = {code: f"\\u{code:04x}" for code in (*range(32), 127)} | {ord('"'): '\\"', ord("\\"): "\\\\"}
 
 _Milliseconds = Annotated[int, Field(ge=0, le=10_000)]
 _Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -129,7 +131,10 @@ class Settings(_Section):
     @field_validator("state_dir")
     @classmethod
     def _home(cls, value: Path) -> Path:
-        return value.expanduser()
+        try:
+            return value.expanduser()
+        except RuntimeError:
+            raise ValueError("there is no such home directory") from None
 
 
 def load(file: str | None, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -179,7 +184,9 @@ def _from_file(name: str | None, places: dict[tuple[str, ...], str]) -> tuple[di
 
 
 def _set(values: dict[str, Any], path: tuple[str, ...], text: str) -> str | None:
-    """Put a variable's text in its place; return what is wrong with its name, if anything is."""
+    """Put a variable's text in its place; return what is wrong with it, if anything is."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return "is not UTF-8"  # bytes that Python could not decode, and nothing could print
     section: Any = Settings
     at = values
     for step in path[:-1]:
@@ -203,7 +210,7 @@ def _set(values: dict[str, Any], path: tuple[str, ...], text: str) -> str | None
 def _line(error: dict[str, Any], places: Mapping[tuple[str, ...], str]) -> str:
     keys = tuple(str(part) for part in error["loc"] if not isinstance(part, int))
     where = next((places[keys[:n]] for n in range(len(keys), -1, -1) if keys[:n] in places), "default")
-    what = "no such key" if error["type"] == "extra_forbidden" else error["msg"]
+    what = "no such key" if error["type"] == "extra_forbidden" else error["msg"].removeprefix("Value error, ")
     return f"{where}: {'.'.join(keys)}: {what}"
 
 
@@ -231,5 +238,5 @@ def _toml(value: Any) -> str:  # noqa: ANN401  # any TOML value
     if isinstance(value, list):
         return f"[{', '.join(_toml(item) for item in value)}]"
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return f'"{value.translate(_ESCAPES)}"'
     return str(value)

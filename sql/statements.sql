@@ -19,6 +19,7 @@ SELECT spool_id, epoch, frame_no, state::text AS state,
   FROM ingest.offsets WHERE stream = $1 FOR UPDATE
 
 -- read_offset --
+-- Where a stream stands; read again after every error.
 SELECT spool_id, epoch, frame_no, state::text AS state,
        shipped_frames, state_frames, duplicate_frames, control_frames, quarantined_frames
   FROM ingest.offsets WHERE stream = $1
@@ -81,9 +82,11 @@ UPDATE ingest.offsets SET quarantined_frames = quarantined_frames - $2, shipped_
 DELETE FROM live_data.btc_price_log WHERE frame_no = $1 AND row_no = $2
 
 -- make_partition --
+-- Makes one partition unless it is there already: table, name, key column, lower and upper bound.
 SELECT ingest.make_partition_v1($1, $2, $3, $4, $5)
 
 -- partitioned_until --
+-- Where the last partition of a table ends: rows from then on fall into the DEFAULT partition.
 SELECT ingest.partitioned_until_v1($1::text::regclass)
 
 -- migrations_exist --
@@ -91,6 +94,7 @@ SELECT ingest.partitioned_until_v1($1::text::regclass)
 SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'ingest' AND tablename = 'schema_migrations')
 
 -- applied_migrations --
+-- What was applied here, to be compared with the files.
 SELECT version, name, sha256 FROM ingest.schema_migrations ORDER BY version
 
 -- make_migrations --
@@ -103,6 +107,7 @@ CREATE TABLE IF NOT EXISTS ingest.schema_migrations (
   applied_at timestamptz NOT NULL DEFAULT clock_timestamp())
 
 -- note_migration --
+-- In the transaction that applied it.
 INSERT INTO ingest.schema_migrations (version, name, sha256) VALUES ($1, $2, $3)
 
 -- lock_migrations --

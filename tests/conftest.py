@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from harness.databases import TEMPLATE, build_template, execute, fresh_database
 from harness.postgres import PostgresServer
@@ -12,6 +13,10 @@ from harness.postgres import PostgresServer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+# A machine that is busy with databases makes a slow example, not a wrong one.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness.databases import PROGRAM, execute
-from samples import RECV_NS, frames, match
+from sources import RECV_NS, frames, match
 from test_store import rows
 
 from recio_ingest import replay

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from harness.databases import execute
 from harness.postgres import PostgresServer
-from samples import Frames, frames, match
+from sources import Frames, frames, match
 from test_store import rows
 
 from recio_ingest import ship, store

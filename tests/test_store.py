@@ -7,7 +7,7 @@ import json
 import asyncpg
 import pytest
 from harness.databases import execute
-from samples import frames, match
+from sources import frames, match
 
 from recio_ingest import store
 from recio_ingest.decode import Decoder

@@ -14,9 +14,9 @@ import orjson
 from recio_ingest.errors import BadMessageError
 from recio_ingest.records import Frame, Gap, Kind
 
-# Each open hole is a few numbers in the offset row of every commit. A venue that leaves more than this many at once
-# has renumbered; the oldest are then final: declared as they are, and late arrivals go to the quarantine.
-MAX_HOLES = 200
+# Each range still missing is two numbers in the offset row of every commit. A venue that leaves more than this many at
+# once has renumbered; the oldest are then final: declared as they are, and late arrivals go to the quarantine.
+MAX_RANGES = 200
 
 
 class Outage:
@@ -75,7 +75,8 @@ class TradeIds:
         self._first: int | None = state.get("first")
         self._last: int | None = state.get("last")
         self.last_ns: int = state.get("last_ns", 0)
-        # A hole: frame_no that revealed it, from_ns, to_ns, from_seq, to_seq, and the ranges of it still missing.
+        # A hole: frame_no that revealed it, from_ns, to_ns, from_seq, to_seq, how many ids of it came late, and the
+        # ranges of it still missing.
         self._holes: list[list[Any]] = copy.deepcopy(state.get("holes", []))
         self._forgotten: int = state.get("forgotten", 0)  # ids up to here are no longer known one by one
 
@@ -107,30 +108,37 @@ class TradeIds:
         return self._fill(number, frame)
 
     def _miss(self, first: int, last: int, frame: Frame) -> tuple[Gap, ...]:
-        hole = [frame.frame_no, self.last_ns, frame.recv_ns, first, last, [[first, last]]]
+        hole = [frame.frame_no, self.last_ns, frame.recv_ns, first, last, 0, [[first, last]]]
         self._holes.append(hole)
-        if len(self._holes) > MAX_HOLES:
-            self._forgotten = max(self._forgotten, self._holes.pop(0)[4])
+        self._forget()
         return (self._gap(hole),)
 
     def _fill(self, number: int, frame: Frame) -> tuple[bool, tuple[Gap, ...]]:
         for hole in self._holes:
-            missing: list[list[int]] = hole[5]
+            missing: list[list[int]] = hole[6]
             for at, (first, last) in enumerate(missing):
                 if first <= number <= last:
                     parts = ([first, number - 1], [number + 1, last])
                     missing[at : at + 1] = [part for part in parts if part[0] <= part[1]]
+                    hole[5] += 1
                     if not missing:
                         self._holes.remove(hole)
+                    self._forget()
                     return True, (self._gap(hole, frame.recv_ns),)
         if number <= self._forgotten:
             raise BadMessageError("order", "too old to tell whether it is a duplicate")
         return False, ()
 
+    def _forget(self) -> None:
+        while sum(len(hole[6]) for hole in self._holes) > MAX_RANGES:
+            missing: list[list[int]] = self._holes[0][6]
+            self._forgotten = max(self._forgotten, missing.pop(0)[1])
+            if not missing:
+                self._holes.pop(0)
+
     def _gap(self, hole: list[Any], filled_ns: int = 0) -> Gap:
-        frame_no, from_ns, to_ns, from_seq, to_seq, missing = hole
+        frame_no, from_ns, to_ns, from_seq, to_seq, recovered, _ = hole
         expected = to_seq - from_seq + 1
-        recovered = expected - sum(last - first + 1 for first, last in missing)
-        repaired_at = None if missing else filled_ns // 1000
+        repaired_at = filled_ns // 1000 if recovered == expected else None
         times = (from_ns // 1000, to_ns // 1000)
         return Gap(frame_no, 1, *self._names, "sequence", *times, from_seq, to_seq, expected, recovered, repaired_at)
