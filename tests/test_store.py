@@ -11,7 +11,7 @@ from sources import frames, match
 
 from recio_ingest import store
 from recio_ingest.decode import Decoder
-from recio_ingest.errors import FencedError, OtherWriterError
+from recio_ingest.errors import FencedError, MovedError, OtherWriterError
 from recio_ingest.records import LIVE_STREAM, Outcome
 
 LONG_AGO = "UPDATE ingest.offsets SET updated_at = now() - interval '31 seconds' WHERE stream = 'live'"
@@ -70,7 +70,7 @@ async def test_same_batch_twice(database: str) -> None:
     async with store.session(database) as opened:
         before = await opened.acquire(LIVE_STREAM, "spool-a", start_no=0)
         await opened.commit(before, batch)
-        with pytest.raises(FencedError):
+        with pytest.raises(MovedError):
             await opened.commit(before, batch)
 
     assert await rows(database, "SELECT count(*) FROM live_data.btc_price_log") == [(1,)]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from harness.daemon import Daemon
-from harness.progress import commits_since
+from harness.progress import trades_stored
 from harness.venue import OracleVenue
 
 from recio_ingest import web
@@ -38,7 +38,7 @@ async def test_endpoints_of_a_running_daemon(database: str, tmp_path: Path) -> N
     async with OracleVenue(rate=500) as venue, Daemon(tmp_path, dsn, venue) as daemon:
         await daemon.start()
         await daemon.wait_ready()
-        await commits_since(database, 0)
+        await trades_stored(database)
         await asyncio.sleep(1.5)
         answers = {path: await daemon.get(path) for path in ("/", "/metrics", "/healthz", "/readyz", "/status.json")}
         command = Path(f"/proc/{daemon.process.pid}/cmdline").read_bytes()
