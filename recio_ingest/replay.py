@@ -206,7 +206,7 @@ def _open(path: Path, feed: str | None, speed: float) -> tuple[JsonLines | Spool
             )
         with path.open("rb") as file:
             return segment, file_digest(file, "sha256").hexdigest()
-    except (OSError, KeyError, ValueError, sqlite3.Error) as exc:
+    except (OSError, KeyError, TypeError, ValueError, sqlite3.Error) as exc:
         raise BadInputError(
             f"{path} cannot be replayed: {exc}", hint="a spool segment or JSON lines is wanted"
         ) from exc

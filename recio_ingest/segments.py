@@ -3,8 +3,10 @@
 A segment is named after its first frame (20 digits, so that names sort) and can be read by hand:
 
 * `meta` (key, value): `format`, `spool_id`, `first_no`, `previous_last_no` (the last frame of the segment before, so
-  that a missing file is noticed), `feeds` (a JSON list; frames name their feed by its place there).
-* `groups` (first_no, last_no, count, crc32, frames): frame numbers within a group follow each other.
+  that a missing file is noticed), `feeds` (a JSON list; frames name their feed by its place there), `crc32` (of the
+  other pairs, sorted, as JSON).
+* `groups` (first_no, last_no, count, crc32, frames): frame numbers follow each other, within a group and from group to
+  group, so that a missing one is noticed.
 
 `frames` is the frames one after another, each a 14-byte little-endian head (recv_ns int64, kind uint8, feed uint8,
 length uint32) and its bytes. One row per group and not per frame: `sqlite3` releases the GIL for every row, so row by
@@ -17,10 +19,12 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import orjson
 
@@ -30,14 +34,29 @@ from recio_ingest.records import Frame
 FORMAT = 1
 HEAD = Struct("<qBBI")
 SUFFIX = ".db"
+ASIDE = ".damaged"
+PATTERN = "[0-9]" * 20 + SUFFIX
 
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS groups (
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE groups (
   first_no INTEGER PRIMARY KEY, last_no INTEGER NOT NULL, count INTEGER NOT NULL, crc32 INTEGER NOT NULL,
   frames BLOB NOT NULL);
+"""
+# A group whose own numbers contradict each other says nothing about what the segment holds.
+_LAST = """
+SELECT max(last_no) FILTER (WHERE consistent), count(*) FILTER (WHERE NOT coalesce(consistent, false))
+  FROM (SELECT last_no, last_no - first_no + 1 = count AND typeof(last_no) = 'integer' AS consistent FROM groups)
+"""
+_COUNT = """
+SELECT coalesce(sum(last_no - max(first_no, ?1) + 1), 0) FROM groups
+ WHERE last_no >= ?1 AND last_no - first_no + 1 = count AND typeof(last_no) = 'integer'
+"""
+_READ = """
+SELECT first_no, last_no, count, crc32, frames FROM groups
+ WHERE first_no >= coalesce((SELECT max(first_no) FROM groups WHERE first_no <= ?1), 0) ORDER BY first_no
 """
 
 
@@ -60,8 +79,11 @@ class Segment:
     previous_last_no: int
     feeds: tuple[str, ...]
     last_no: int
+    """Of a segment without frames: `previous_last_no`."""
     closed_at_s: float
     size_bytes: int = 0
+    suspect: bool = False
+    """Some of its groups contradict themselves: there may have been frames after `last_no`."""
 
 
 class Damaged(Exception):  # noqa: N818  # a finding, not a failure of this program
@@ -78,55 +100,66 @@ def file_name(first_no: int) -> str:
 
 
 def create(folder: Path, spool_id: str, first_no: int, previous_last_no: int, feeds: Sequence[str]) -> Segment:
-    """Make a segment's file, durably; the folder's entry too."""
+    """Make a segment's file, durably; the folder's entry too. A crash leaves it there whole, or not at all."""
     path = folder / file_name(first_no)
-    meta = {
+    unfinished = path.with_suffix(".new")
+    _unlink(unfinished)
+    meta: dict[str, Any] = {
         "format": FORMAT,
         "spool_id": spool_id,
         "first_no": first_no,
         "previous_last_no": previous_last_no,
         "feeds": orjson.dumps(list(feeds)).decode(),
     }
-    connection = connect(path)
+    connection = connect(unfinished, mode="rwc")
     try:
         connection.executescript(_SCHEMA)
         with connection:
             connection.execute("BEGIN")
-            connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", meta.items())
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", (meta | {"crc32": _meta_crc32(meta)}).items())
     finally:
         connection.close()
+    unfinished.rename(path)
     sync_folder(folder)
-    return Segment(path, spool_id, first_no, previous_last_no, tuple(feeds), first_no - 1, 0.0)
+    return Segment(path, spool_id, first_no, previous_last_no, tuple(feeds), previous_last_no, 0.0)
 
 
 def describe(path: Path) -> Segment:
     """Return what a segment's file says of itself.
 
-    Raises sqlite3.Error, KeyError or ValueError for a damaged file; SpoolError for one that a newer version wrote.
+    Raises sqlite3.Error, KeyError, TypeError or ValueError for a damaged file, SpoolError for one of a newer version.
     """
     connection = connect(path)
     try:
         meta = dict(connection.execute("SELECT key, value FROM meta"))
+        if meta.pop("crc32") != _meta_crc32(meta):
+            raise ValueError("checksum of meta")
         if meta["format"] > FORMAT:
             raise SpoolError(
                 f"the spool segment {path.name} has format {meta['format']}, newer than this program's {FORMAT}",
                 hint="start the newer version again; nothing was deleted",
             )
-        (last_no,) = connection.execute("SELECT max(last_no) FROM groups").fetchone()
+        last_no, contradictions = connection.execute(_LAST).fetchone()
     finally:
         connection.close()
-    first_no = int(meta["first_no"])
-    last_no = first_no - 1 if last_no is None else int(last_no)
-    feeds = tuple(orjson.loads(meta["feeds"]))
-    segment = Segment(path, str(meta["spool_id"]), first_no, int(meta["previous_last_no"]), feeds, last_no, 0.0)
-    segment.closed_at_s = path.stat().st_mtime
-    segment.size_bytes = size_bytes(path)
-    return segment
+    previous_last_no = int(meta["previous_last_no"])
+    return Segment(
+        path=path,
+        spool_id=str(meta["spool_id"]),
+        first_no=int(meta["first_no"]),
+        previous_last_no=previous_last_no,
+        feeds=tuple(orjson.loads(meta["feeds"])),
+        last_no=previous_last_no if last_no is None else int(last_no),
+        closed_at_s=path.stat().st_mtime,
+        size_bytes=size_bytes(path),
+        suspect=contradictions > 0,
+    )
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Open a segment. The caller keeps to one thread; busy readers by hand are waited for."""
-    connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
+def connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
+    """Open a segment that is there. The caller keeps to one thread; busy readers by hand are waited for."""
+    uri = f"file:{quote(str(path))}?mode={mode}"
+    connection = sqlite3.connect(uri, uri=True, timeout=5, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA synchronous = FULL")
     return connection
 
@@ -141,34 +174,36 @@ def insert(connection: sqlite3.Connection, group: Group) -> None:
 def read(segment: Segment, after_no: int, max_frames: int, max_bytes: int) -> list[Frame]:
     """Return the frames of a segment after a number, until either limit is reached.
 
-    Raises Damaged where the very next group cannot be read; frames before the damage are returned first.
+    Raises Damaged where the very next frames are not there, up to the next group that is there whole (or the segment's
+    end); frames before the damage are returned first.
     """
     frames: list[Frame] = []
     size = 0
-    damaged: Damaged | None = None
+    next_no = max(after_no + 1, segment.first_no)
+    why = "a group is missing"
     try:
         connection = connect(segment.path)
+        try:
+            for group in connection.execute(_READ, (next_no,)):
+                first_no, last_no, _, _, packed = group
+                if not _whole(*group):
+                    why = "checksum or count"
+                elif first_no > next_no:
+                    if frames:
+                        break
+                    raise Damaged(first_no - 1, why)
+                elif last_no >= next_no:
+                    frames += (frame for frame in unpack(first_no, packed, segment.feeds) if frame.frame_no >= next_no)
+                    size += len(packed)
+                    next_no = last_no + 1
+                    if len(frames) >= max_frames or size >= max_bytes:
+                        break
+        finally:
+            connection.close()
     except sqlite3.Error as exc:
-        raise Damaged(segment.last_no, str(exc)) from exc
-    try:
-        rows = connection.execute(
-            "SELECT first_no, last_no, count, crc32, frames FROM groups WHERE last_no > ? ORDER BY first_no",
-            (after_no,),
-        )
-        for first_no, last_no, count, crc32, packed in rows:
-            if zlib.crc32(packed) != crc32 or last_no - first_no + 1 != count:
-                damaged = Damaged(last_no, "checksum or count")
-                break
-            frames += (frame for frame in unpack(first_no, packed, segment.feeds) if frame.frame_no > after_no)
-            size += len(packed)
-            if len(frames) >= max_frames or size >= max_bytes:
-                break
-    except sqlite3.Error as exc:
-        damaged = Damaged(segment.last_no, str(exc))
-    finally:
-        connection.close()
-    if damaged is not None and not frames:
-        raise damaged
+        why = str(exc)
+    if not frames and next_no <= segment.last_no:
+        raise Damaged(segment.last_no, why)
     return frames[:max_frames]
 
 
@@ -177,10 +212,8 @@ def count_after(segment: Segment, after_no: int) -> int:
     try:
         connection = connect(segment.path)
         try:
-            rows = connection.execute(
-                "SELECT max(first_no, ? + 1), last_no FROM groups WHERE last_no > ?", (after_no,) * 2
-            )
-            return sum(last_no - first_no + 1 for first_no, last_no in rows)
+            (count,) = connection.execute(_COUNT, (after_no + 1,)).fetchone()
+            return int(count)
         finally:
             connection.close()
     except sqlite3.Error:
@@ -214,8 +247,16 @@ def size_bytes(path: Path) -> int:
 
 def remove(segment: Segment) -> None:
     """Delete a segment's files."""
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{segment.path}{suffix}").unlink(missing_ok=True)
+    _unlink(segment.path)
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a segment's files so that they are no longer of the spool; return the new name."""
+    aside = path.with_suffix(ASIDE)
+    for suffix in ("-shm", "-wal", ""):
+        with suppress(FileNotFoundError):
+            Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+    return aside
 
 
 def sync_folder(folder: Path) -> None:
@@ -225,6 +266,25 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _meta_crc32(meta: Mapping[str, Any]) -> int:
+    return zlib.crc32(orjson.dumps(sorted(meta.items())))
+
+
+def _whole(first_no: int, last_no: object, count: object, crc32: object, packed: object) -> bool:
+    """Tell whether a row is as it was written; in a damaged file a value may be of any type."""
+    return (
+        isinstance(last_no, int)
+        and isinstance(packed, bytes)
+        and last_no - first_no + 1 == count
+        and zlib.crc32(packed) == crc32
+    )
+
+
+def _unlink(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
 def _size(path: Path) -> int:

@@ -70,11 +70,15 @@ class Spool:
         self._sync_interval_s = sync_interval_s
         self._now_ns = now_ns
         self._lock = _lock(folder)
-        self._segments = list(_scan(folder))
+        try:
+            self._segments = list(_scan(folder))
+        except BaseException:
+            os.close(self._lock)
+            raise
         newest = self._segments[-1] if self._segments else None
         self.spool_id = newest.spool_id if newest else str(uuid.uuid4())
         # The clock in microseconds: past every number that an earlier run, or a lost spool, gave out.
-        self._next_no = max(now_ns() // 1000, newest.last_no + 1 if newest else 0)
+        self._next_no = max(now_ns() // 1000, max(newest.first_no, newest.last_no) + 1 if newest else 0)
         self.start_no = self._next_no
         self.durable_no = newest.last_no if newest else self.start_no - 1
         self.found_no = newest.last_no if newest else -1
@@ -97,7 +101,10 @@ class Spool:
         self._renewed = False
         self._recent: deque[tuple[list[Frame], int]] = deque()
         self._recent_bytes = 0
-        self._recent_floor = self.durable_no
+        # Where the newest frames of the run before are damaged, nothing says how many there were: all numbers up to
+        # the first of this run are then lost.
+        self._end_lost = newest is not None and (newest.suspect or _moved_after(folder, newest))
+        self._recent_floor = self.start_no - 1 if self._end_lost else self.durable_no
 
     @property
     def oldest_no(self) -> int:
@@ -309,7 +316,8 @@ class Spool:
         ):
             self._close_segment()
         if self._connection is None:
-            previous = self._segments[-1].last_no if self._segments else group.first_no - 1
+            known = self._segments and not (self._end_lost and group.first_no == self.start_no)
+            previous = self._segments[-1].last_no if known else group.first_no - 1
             segment = segments.create(self._folder, self.spool_id, group.first_no, previous, self._feeds)
             self._connection = segments.connect(segment.path)
             self._segments.append(segment)
@@ -347,6 +355,12 @@ class Spool:
             segments.remove(segment)
 
 
+_NOT_THE_FILE = frozenset(
+    {sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY}
+    | {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
+)
+
+
 def _lock(folder: Path) -> int:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -368,11 +382,23 @@ def _lock(folder: Path) -> int:
 
 
 def _scan(folder: Path) -> Iterator[Segment]:
-    """Yield the segments that can be opened, oldest first; move the others aside, never delete them."""
-    for path in sorted(folder.glob(f"*{segments.SUFFIX}")):
+    """Yield the segments that can be opened, oldest first; move damaged ones aside, never delete them.
+
+    Raises SpoolError where the trouble is not in the file: it may well be whole.
+    """
+    for path in sorted(folder.glob(segments.PATTERN)):
         try:
             yield segments.describe(path)
         except (sqlite3.Error, KeyError, ValueError, TypeError) as exc:
-            aside = path.with_suffix(".damaged")
+            if getattr(exc, "sqlite_errorcode", 0) & 0xFF in _NOT_THE_FILE:
+                raise SpoolError(
+                    f"the spool segment {path.name} cannot be opened: {exc}",
+                    hint="let the daemon's account, and nobody else, own the files of the spool",
+                ) from exc
+            aside = segments.move_aside(path)
             log.error("spool.segment_damaged", segment=path.name, moved_to=aside.name, error=str(exc))
-            path.rename(aside)
+
+
+def _moved_after(folder: Path, newest: Segment) -> bool:
+    """Tell whether a segment that was moved aside, now or at an earlier start, came after the newest one left."""
+    return any(path.stem > newest.path.stem for path in folder.glob(f"*{segments.ASIDE}"))
