@@ -14,8 +14,8 @@ import asyncpg
 import structlog
 import uvloop
 
-from recio_ingest import embedded, feeds, logs, replay, schema, service, status, store
-from recio_ingest.errors import EXIT_USAGE, ConfigError, DatabaseUnavailableError, RecioError
+from recio_ingest import embedded, feeds, logs, replay, schema, service, ship, status, store
+from recio_ingest.errors import EXIT_USAGE, ConfigError, RecioError
 from recio_ingest.records import Outcome
 from recio_ingest.settings import Settings, load, render
 
@@ -93,12 +93,14 @@ def _once(work: Coroutine[Any, Any, int]) -> int:
     """Run a command that ends by itself; a database that is not there is its own exit code."""
     try:
         return uvloop.run(work)
-    except (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, asyncpg.InterfaceError) as exc:
-        raise DatabaseUnavailableError(
-            f"the database cannot be reached: {exc}", hint="start PostgreSQL, or correct database.dsn"
-        ) from exc
-    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as exc:
-        raise ConfigError(f"the database refuses this login: {exc}", hint="correct database.dsn") from exc
+    except (
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        ConnectionError,
+        TimeoutError,
+    ) as exc:
+        raise ship.one_shot(exc) from exc
 
 
 async def _serve(settings: Settings, *, takeover: bool) -> None:

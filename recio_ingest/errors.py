@@ -10,6 +10,7 @@
     * `DatabaseUnavailableError` - one-shot commands only, the daemon waits (exit 69)
     * `SchemaError` - the database is not as the migrations left it (exit 78)
         * `PredecessorTablesError` - the predecessor's tables stand where ours go
+    * `MovedError` - the offset row has to be read again (the shipper does)
     * `SpoolError` - the spool cannot be written or read
     * `BadMessageError` - a frame that its venue's parser cannot use
 """
@@ -73,6 +74,10 @@ class SchemaError(RecioError):
 
 class PredecessorTablesError(SchemaError):
     """The predecessor's own tables stand where this program's tables go."""
+
+
+class MovedError(RecioError):
+    """The offset row is not where this writer left it: the database is an older copy, or the last batch is in."""
 
 
 class SpoolError(RecioError):

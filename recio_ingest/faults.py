@@ -54,6 +54,8 @@ def classify(exc: BaseException) -> Fault:
     a lost connection. An unknown SQLSTATE is a fault of configuration: it stops shipping, never collecting.
     """
     state = sqlstate(exc)
+    if type(exc).__name__ == "ClientConfigurationError":  # asyncpg's word for a DSN that makes no sense: a ValueError
+        return Fault.CONFIGURATION
     if state is None:
         # asyncpg raises these while it encodes a row for COPY (lone surrogate, int out of range, wrong type)
         return Fault.BAD_ROW if isinstance(exc, (TypeError, ValueError, OverflowError)) else Fault.CONNECTION

@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from recio_ingest.records import TABLES, Batch, Gap
+from recio_ingest.records import TABLES, Batch
 
 _PREFIX = "recio_ingest_"
 _FAST = (
@@ -159,12 +159,7 @@ def count_batch(batch: Batch) -> None:
     for bad in batch.quarantine:
         QUARANTINED.labels(bad.feed, bad.reason).inc()
     for gap in batch.gaps.values():
-        _count_gap(gap)
-
-
-def _count_gap(gap: Gap) -> None:
-    opened = gap.to_time is None or (gap.from_seq is not None and gap.recovered == 0)
-    if opened:
-        GAPS.labels(gap.feed, gap.cause).inc()
-    if gap.from_seq is None:
-        GAP_OPEN.labels(gap.feed).set(1 if gap.to_time is None else 0)
+        if gap.frame_no >= batch.first_no:  # else it was declared, and counted, in an earlier batch
+            GAPS.labels(gap.feed, gap.cause).inc()
+        if gap.from_seq is None:
+            GAP_OPEN.labels(gap.feed).set(1 if gap.to_time is None else 0)

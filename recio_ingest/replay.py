@@ -17,13 +17,15 @@ import orjson
 
 from recio_ingest import feeds, segments, store
 from recio_ingest.decode import Decoder
-from recio_ingest.errors import BadInputError, BadMessageError, TryLaterError
-from recio_ingest.records import Batch, BtcPrice, Decoded, Frame, Kind, Outcome
+from recio_ingest.errors import BadInputError, TryLaterError
+from recio_ingest.faults import Fault, classify
+from recio_ingest.records import LIVE_STREAM, Batch, BtcPrice, Decoded, Frame, Kind, Outcome
 from recio_ingest.ship import Shipper
 from recio_ingest.store import Position, Store
 
 UNKNOWN_FEED = "unknown"
 _SQLITE = b"SQLite format 3\x00"
+_LATEST_S = 4_102_444_800  # the year 2100; what is later, or no number, is no time of arrival
 _MAX_BYTES = 16 * 2**20
 _QUARANTINE_STEP = 500
 
@@ -74,7 +76,12 @@ async def replay_quarantine(dsn: str) -> tuple[int, int]:
                 known = await opened.known_trades(rows)
                 if rows and all(_trade(row) in known for row in rows):
                     decoded = Decoded(Outcome.DUPLICATE)
-                used += await opened.release(entry, decoded)
+                try:
+                    used += await opened.release(entry, decoded)
+                except Exception as exc:
+                    if classify(exc) is not Fault.BAD_ROW:
+                        raise
+                    remaining += 1  # the database still refuses it
     return used, remaining
 
 
@@ -95,8 +102,8 @@ class JsonLines:
 
     async def acquire(self, opened: Store, stream: str, epoch: int) -> Position:
         """Begin or go on with this file's own stream."""
-        begun = await opened.stream_spool(stream)
-        self._base_no = int(begun) if begun else time.time_ns() // 1000
+        begun = await opened.peek(stream)
+        self._base_no = int(begun.spool_id) if begun else time.time_ns() // 1000
         position = await opened.acquire(stream, str(self._base_no), start_no=self._base_no, epoch=epoch)
         self._lines = self._frames()
         return position
@@ -142,7 +149,16 @@ class SpoolSegment:
         self._pace = _Pace(speed)
 
     async def acquire(self, opened: Store, stream: str, epoch: int) -> Position:
-        """Begin or go on with this file's own stream."""
+        """Begin or go on with this file's own stream.
+
+        Raises TryLaterError where the daemon has frames of this segment still to ship: they would be there twice.
+        """
+        live = await opened.peek(LIVE_STREAM)
+        if live is not None and live.spool_id == self._segment.spool_id and live.frame_no < self._segment.last_no:
+            raise TryLaterError(
+                f"{self._segment.path.name} is still being shipped by the daemon",
+                hint="start the daemon and wait until --status shows nothing waiting",
+            )
         start_no = self._segment.first_no - 1
         return await opened.acquire(stream, self._segment.spool_id, start_no=start_no, epoch=epoch)
 
@@ -201,9 +217,12 @@ def _unwrap(message: Any, data: bytes) -> tuple[int, Any, bytes]:  # noqa: ANN40
     if not (isinstance(message, dict) and "frame" in message and "type" not in message):
         return 0, message, data
     given = message.get("received_at")
-    recv_ns = int(Decimal(given) * 1_000_000_000) if isinstance(given, (int, Decimal)) else 0
-    inner = message["frame"]
-    return recv_ns, inner, orjson.dumps(inner, default=lambda number: orjson.Fragment(str(number)))
+    known = given if isinstance(given, (int, Decimal)) and 0 < given < _LATEST_S else Decimal(0)
+    try:
+        inner = orjson.dumps(message["frame"], default=lambda number: orjson.Fragment(str(number)))
+    except TypeError:  # what orjson will not write (a lone surrogate, 65 bits, 300 levels): the whole line is the frame
+        return 0, None, data
+    return int(known * 1_000_000_000), message["frame"], inner
 
 
 def _feed_of(message: Any) -> str | None:  # noqa: ANN401  # any JSON value
@@ -235,5 +254,5 @@ def _decode_alone(entry: Any) -> Decoded | None:  # noqa: ANN401  # asyncpg.Reco
     frame = Frame(entry["frame_no"], entry["received_at"] * 1000, entry["feed"], Kind.DATA, entry["frame"])
     try:
         return Decoder({}).decode_one(frame)
-    except BadMessageError:
+    except Exception:  # noqa: BLE001  # still of no use, or still a bug: it stays where it is
         return None

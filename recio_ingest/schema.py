@@ -15,6 +15,7 @@ log = structlog.get_logger()
 OLDEST_SERVER = 150_000
 OWNER = "recio_owner"
 READER = "recio_ingest"
+_WHO = "run recio-ingest --migrate once with a login that is a member of recio_migrate, or owns the database"
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
@@ -26,7 +27,10 @@ async def migrate(connection: asyncpg.Connection, *, adopt: bool = False) -> lis
     """
     if await connection.fetchval(statement("version")) < OLDEST_SERVER:
         raise SchemaError("PostgreSQL 15 or newer is needed", hint="upgrade the server, or leave database.dsn empty")
-    done = await _begin(connection, adopt=adopt)
+    try:
+        done = await _begin(connection, adopt=adopt)
+    except asyncpg.InsufficientPrivilegeError as exc:
+        raise SchemaError(f"this login may not prepare the database: {exc}", hint=_WHO) from exc
     if not await _take_role(connection, OWNER):
         await _take_role(connection, READER)
     missing = await _missing(connection)
@@ -100,7 +104,7 @@ async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
     except asyncpg.InsufficientPrivilegeError as exc:
         raise SchemaError(
             f"migration {migration.version} ({migration.name}) is missing, and this login may not apply it: {exc}",
-            hint="run recio-ingest --migrate once with a login that is a member of recio_migrate, or owns the database",
+            hint=_WHO,
         ) from exc
     await connection.execute(statement("note_migration"), migration.version, migration.name, migration.sha256)
     log.info("schema.migrated", version=migration.version, name=migration.name)

@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-import asyncpg
 import structlog
 
 from recio_ingest import embedded, metrics, partitions, schema, store, web
@@ -43,6 +42,10 @@ PARTITIONS_EVERY_S = 3600.0
 PARTITIONS_RETRY_S = 30.0
 # The spool takes a tick every second and the shipper commits it: ten missed ones are no accident.
 STALLED_S = 10.0
+# Twice the time limit of a database command (rolling back may take another), and some.
+SHIPPER_STUCK_S = 2 * store.COMMAND_TIMEOUT_S + 30.0
+# A daemon that may not write to the database should find out before it records: a refused one leaves nothing behind.
+FIRST_ANSWER_S = 5.0
 
 
 async def serve(settings: Settings, feeds: Sequence[Feed], *, takeover: bool = False) -> None:
@@ -103,6 +106,7 @@ class Daemon:
         async with asyncio.TaskGroup() as plumbing:
             spooling = plumbing.create_task(self._spool.run(), name="spool")
             shipping = plumbing.create_task(self.shipper.run(), name="ship")
+            await self._first_answer()
             helpers = [
                 plumbing.create_task(self._tick(), name="tick"),
                 plumbing.create_task(self._keep_partitions(), name="partitions"),
@@ -121,6 +125,16 @@ class Daemon:
                 await self._drain(spooling)
             for task in (shipping, spooling, *helpers):
                 task.cancel()
+
+    async def _first_answer(self) -> None:
+        """Return when the database has let this daemon in, or has not answered: then recording comes first."""
+        progress = self.shipper.progress
+        try:
+            async with asyncio.timeout(FIRST_ANSWER_S):
+                while progress.position is None and progress.fault is None:
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            log.warning("service.database_silent", hint="recording begins; frames wait in the spool")
 
     async def status(self) -> dict[str, Any]:
         """Return the state of everything, as JSON; moves the gauges that are read and not counted."""
@@ -192,10 +206,19 @@ class Daemon:
         return time.monotonic() - self.shipper.progress.committed_at_s < STALLED_S
 
     async def _acquire(self, opened: Store, epoch: int) -> Position:
+        spool, start_no = self._spool, self._spool.oldest_no - 1
+        known = await opened.peek(LIVE_STREAM) if not epoch else None
+        if known is not None:
+            if known.spool_id == spool.spool_id and known.frame_no > spool.found_no:
+                # The database has frames that these files never held: a copy of a spool, or one restored or cut short.
+                log.warning("spool.behind_database", frame_no=known.frame_no, found_no=spool.found_no)
+                spool.renew()
+                start_no = spool.start_no - 1
+            spool.number_after(known.frame_no)
         position = await opened.acquire(
             LIVE_STREAM,
-            self._spool.spool_id,
-            start_no=self._spool.oldest_no - 1,
+            spool.spool_id,
+            start_no=start_no,
             epoch=epoch,
             takeover=self._takeover and not epoch,
         )
@@ -209,7 +232,10 @@ class Daemon:
             await schema.migrate(connection)
         finally:
             await connection.close()
-        await self._make_partitions()
+        try:
+            await self._make_partitions()
+        except store.ERRORS as exc:  # a reader's long lock must not hold back the rows: DEFAULT takes them meanwhile
+            _log_partitions(exc)
 
     async def _keep_partitions(self) -> None:
         while True:
@@ -219,9 +245,9 @@ class Daemon:
             else:
                 try:
                     await self._make_partitions()
-                except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+                except store.ERRORS as exc:
                     pause_s = PARTITIONS_RETRY_S
-                    log.warning("partitions.not_made", fault=str(classify(exc)), error=str(exc)[:300], retry_s=pause_s)
+                    _log_partitions(exc)
             await asyncio.sleep(pause_s)
 
     async def _make_partitions(self) -> None:
@@ -254,7 +280,9 @@ class Daemon:
         """Whether a restart could not help: all moves, or what stands still has a reason that is known and outside."""
         spool_moves = self._spool_moving() or bool(self._spool.failing) or self._spool.at_limit
         progress = self.shipper.progress
-        shipper_moves = self._shipper_moving() or progress.fault is not None or progress.position is None
+        # A database that hangs is found out by the time limit of its commands; only then is the shipper to blame.
+        idle_s = time.monotonic() - progress.committed_at_s
+        shipper_moves = idle_s < SHIPPER_STUCK_S or progress.fault is not None or progress.position is None
         return (spool_moves and shipper_moves) or time.monotonic() - self._started_s < STALLED_S
 
     async def _drain(self, spooling: asyncio.Task[None]) -> None:
@@ -285,8 +313,8 @@ class Books:
 
     async def open(self, position: Position) -> None:
         """Count anew from a position that was just read: what the database has, and what the spool has after it."""
-        durable = self._spool.durable_count
-        pending = await self._spool.count_after(position.frame_no)
+        durable, upto_no = self._spool.durable_count, self._spool.durable_no
+        pending = await self._spool.count_between(position.frame_no, max(upto_no, position.frame_no))
         self._base_received = sum(position.counts.values()) + pending
         self._base_durable = durable
 
@@ -296,6 +324,10 @@ class Books:
         received = self._base_received + self._spool.durable_count - self._base_durable
         spooled = received - sum(counts.values())
         return {"received": received, **{str(outcome): count for outcome, count in counts.items()}, "spooled": spooled}
+
+
+def _log_partitions(exc: BaseException) -> None:
+    log.warning("partitions.not_made", fault=str(classify(exc)), error=str(exc)[:300], retry_s=PARTITIONS_RETRY_S)
 
 
 def _stop(stop: asyncio.Event, number: int) -> None:

@@ -10,8 +10,9 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from recio_ingest.errors import ConfigError
 
@@ -24,8 +25,22 @@ _ESCAPES = {code: f"\\u{code:04x}" for code in (*range(32), 127)} | {ord('"'): '
 
 _Milliseconds = Annotated[int, Field(ge=0, le=10_000)]
 _Port = Annotated[int, Field(ge=0, le=65_535)]
-_WebsocketUrl = Annotated[str, Field(pattern=r"^wss?://\S+$")]
-_RestUrl = Annotated[str, Field(pattern=r"^https?://\S+$")]
+
+
+def _address(value: str) -> str:
+    """Raise ValueError for what would only fail when it is connected to: a port past 65535, a name with two dots."""
+    parts = urlsplit(value)
+    if parts.port is not None or parts.hostname:
+        (parts.hostname or "").encode("idna")
+    if parse_qs(parts.query).get("sslmode", ["prefer"])[-1] not in _SSL_MODES:
+        raise ValueError(f"sslmode is one of {', '.join(_SSL_MODES)}")
+    return value
+
+
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_WebsocketUrl = Annotated[str, Field(pattern=r"^wss?://\S+$"), AfterValidator(_address)]
+_RestUrl = Annotated[str, Field(pattern=r"^https?://\S+$"), AfterValidator(_address)]
+_Dsn = Annotated[str, Field(pattern=r"^(postgres(ql)?://\S*)?$", repr=False), AfterValidator(_address)]
 _Name = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9._-]+$")]
 
 
@@ -36,7 +51,7 @@ class _Section(BaseModel):
 class Database(_Section):
     """Where PostgreSQL is; an empty `dsn` means an embedded one under `state_dir`."""
 
-    dsn: str = Field(default="", repr=False)
+    dsn: _Dsn = ""
 
 
 class Coinbase(_Section):

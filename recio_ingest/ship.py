@@ -7,13 +7,20 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import asyncpg
 import structlog
 
 from recio_ingest import metrics, store
 from recio_ingest.backoff import delays
 from recio_ingest.decode import Decoder
-from recio_ingest.errors import RecioError, SchemaError, TryLaterError
+from recio_ingest.errors import (
+    ConfigError,
+    DatabaseUnavailableError,
+    MovedError,
+    RecioError,
+    SchemaError,
+    SpoolError,
+    TryLaterError,
+)
 from recio_ingest.faults import Fault, classify, sqlstate
 from recio_ingest.records import LIVE_STREAM, Batch, Frame, Outcome, Quarantined
 from recio_ingest.store import BadRow, Position, Store
@@ -89,14 +96,12 @@ class Shipper:
                 await self._session()
             except TryLaterError:
                 raise
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
-                pause_s = self._failed(exc, pauses)
-            except (OSError, TimeoutError, SchemaError) as exc:
-                pause_s = self._failed(exc, pauses)
+            except (*store.ERRORS, SchemaError, SpoolError, MovedError) as exc:
+                failed, pause_s = exc, self._failed(exc, pauses)
             else:
                 return
             if not self._patient:
-                raise RecioError(self.progress.detail)
+                raise one_shot(failed)
             if self.progress.committed_at_s != before:
                 pauses = delays(FIRST_DELAY_S, MAX_DELAY_S)
             await asyncio.sleep(pause_s)
@@ -189,6 +194,16 @@ _HINTS = {
     Fault.CONFIGURATION: "mend the rights or the tables (--migrate); looked at again every 30 s",
     Fault.BAD_ROW: "this is a bug: a bad row should have been put aside",
 }
+
+
+def one_shot(exc: BaseException) -> RecioError:
+    """Return what a command that does not wait makes of an error of the database: its words and its exit code."""
+    if isinstance(exc, RecioError):
+        return exc
+    text = str(exc) or type(exc).__name__
+    if classify(exc) is Fault.CONFIGURATION:
+        return ConfigError(f"the database refuses: {text}", hint="correct database.dsn or the login's rights")
+    return DatabaseUnavailableError(f"the database is not available: {text}", hint="bring it back and run this again")
 
 
 def without(batch: Batch, bad: list[BadRow]) -> Batch:

@@ -15,6 +15,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -80,6 +81,7 @@ class Spool:
         self._next_no = max(now_ns() // 1000, max(newest.first_no, newest.last_no) + 1 if newest else 0)
         self.start_no = self._next_no
         self.durable_no = newest.last_no if newest else self.start_no - 1
+        self.found_no = newest.last_no if newest else -1
         self.durable_count = 0
         self.durable_at_s = 0.0
         self.failing = ""
@@ -96,6 +98,7 @@ class Spool:
         self._room.set()
         self._durable = asyncio.Event()
         self._closing = False
+        self._renewed = False
         self._recent: deque[tuple[list[Frame], int]] = deque()
         self._recent_bytes = 0
         # Where the newest frames of the run before are damaged, nothing says how many there were: all numbers up to
@@ -133,6 +136,16 @@ class Spool:
             self._room.clear()
         self._arrived.set()
         return frame_no
+
+    def renew(self) -> None:
+        """Become another spool: what the database knows under the old name is not the history of these files."""
+        self.spool_id = str(uuid.uuid4())
+        self._renewed = True
+
+    def number_after(self, frame_no: int) -> None:
+        """Begin after this number, where nothing was gathered yet: a clock set back must not repeat numbers."""
+        if self._next_no == self.start_no:
+            self._next_no = self.start_no = max(self.start_no, frame_no + 1)
 
     async def wait_room(self) -> None:
         """Return when frames may be gathered again."""
@@ -180,10 +193,10 @@ class Spool:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reader, self._read_files, after_no, max_frames)
 
-    async def count_after(self, after_no: int) -> int:
-        """Return how many durable frames come after a number."""
+    async def count_between(self, after_no: int, upto_no: int) -> int:
+        """Return how many durable frames come after one number and up to another."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reader, self._count_after, after_no, list(self._segments))
+        return await loop.run_in_executor(self._reader, self._count_between, after_no, upto_no, list(self._segments))
 
     def committed(self, frame_no: int) -> None:
         """Note that everything up to this frame is in the database, and trim what need not be kept."""
@@ -218,7 +231,7 @@ class Spool:
         held = list(self._segments)
         for at, segment in enumerate(held):
             if segment.previous_last_no > after_no and segment.first_no > after_no:
-                return [self._lost(after_no, segment.previous_last_no, "spool_lost")]
+                return [self._lost(held, after_no, segment.previous_last_no, "spool_lost")]
             if segment.last_no <= after_no:
                 continue
             try:
@@ -226,19 +239,30 @@ class Spool:
             except Damaged as exc:
                 last_no = max(exc.last_no, after_no + 1)
                 log.error("spool.damaged", segment=segment.path.name, last_no=last_no, why=str(exc))
-                return [self._lost(after_no, last_no, "spool_damaged")]
+                return [self._lost(held, after_no, last_no, "spool_damaged")]
             if frames:
                 return frames
             if at + 1 == len(held):
                 break
         raise SpoolError(f"no frame after {after_no} although {self.durable_no} is durable")
 
-    def _lost(self, after_no: int, last_no: int, cause: str) -> Frame:
+    def _lost(self, held: list[Segment], after_no: int, last_no: int, cause: str) -> Frame:
+        """Make the mark of what is missing; its time is that of the first frame after, so the files alone decide it."""
+        recv_ns = self._now_ns()
+        for segment in held:
+            if segment.last_no > last_no:
+                with suppress(Damaged):
+                    recv_ns = segments.read(segment, last_no, 1, 1)[0].recv_ns
+                    break
         data = orjson.dumps({"from_no": after_no + 1, "to_no": last_no, "cause": cause})
-        return Frame(last_no, self._now_ns(), DAEMON_FEED, Kind.LOST, data)
+        return Frame(last_no, recv_ns, DAEMON_FEED, Kind.LOST, data)
 
-    def _count_after(self, after_no: int, held: list[Segment]) -> int:
-        return sum(segments.count_after(segment, after_no) for segment in held if segment.last_no > after_no)
+    def _count_between(self, after_no: int, upto_no: int, held: list[Segment]) -> int:
+        after, past = (
+            sum(segments.count_after(segment, number) for segment in held if segment.last_no > number)
+            for number in (after_no, upto_no)
+        )
+        return after - past
 
     async def _commit(self) -> int:
         """Write the gathered frames as one group, return how many; on failure keep them and try again, for ever."""
@@ -286,7 +310,9 @@ class Spool:
         group = Group(frames[0].frame_no, frames[-1].frame_no, len(frames), packed)
         now_s = time.monotonic()
         if self._connection is not None and (
-            self._segments[-1].size_bytes >= self._segment_bytes or now_s - self._opened_at_s >= SEGMENT_AGE_S
+            self._renewed
+            or self._segments[-1].size_bytes >= self._segment_bytes
+            or now_s - self._opened_at_s >= SEGMENT_AGE_S
         ):
             self._close_segment()
         if self._connection is None:
@@ -295,7 +321,7 @@ class Spool:
             segment = segments.create(self._folder, self.spool_id, group.first_no, previous, self._feeds)
             self._connection = segments.connect(segment.path)
             self._segments.append(segment)
-            self._opened_at_s = now_s
+            self._opened_at_s, self._renewed = now_s, False
         try:
             segments.insert(self._connection, group)
         except sqlite3.IntegrityError:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from struct import Struct
+from struct import error as StructError  # noqa: N812  # it is an exception, and looks like one here
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -19,7 +20,7 @@ import orjson
 import structlog
 
 from recio_ingest import metrics, numeric
-from recio_ingest.errors import FencedError, OtherWriterError
+from recio_ingest.errors import FencedError, MovedError, OtherWriterError
 from recio_ingest.faults import Fault, classify
 from recio_ingest.partitions import Partition
 from recio_ingest.records import TABLES, Batch, BtcPrice, Decoded, Micros, Outcome, Quarantined, micros
@@ -33,6 +34,8 @@ COMMAND_TIMEOUT_S = 60.0
 LOCK_TIMEOUT_MS = 5_000
 # Longer than any pause of a living writer (it commits at least its one tick a second), shorter than patience.
 OTHER_WRITER_S = 30.0
+ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What a call to the database can raise for a reason that lies outside this program."""
 INGEST_ROLE = "recio_ingest"
 
 _SETTINGS = {
@@ -40,6 +43,8 @@ _SETTINGS = {
     "timezone": "UTC",
     "search_path": "pg_catalog",
     "lock_timeout": str(LOCK_TIMEOUT_MS),
+    # A writer that froze within a batch must not hold the offset row against its successor.
+    "idle_in_transaction_session_timeout": "30000",
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
@@ -54,7 +59,10 @@ _INT64 = Struct("!q")
 
 
 def _encode_time(moment: Micros) -> bytes:
-    return _INT64.pack(moment - _EPOCH_2000)
+    try:
+        return _INT64.pack(moment - _EPOCH_2000)
+    except StructError as exc:
+        raise ValueError(f"not a time: {moment}") from exc
 
 
 def _decode_time(data: bytes) -> Micros:
@@ -158,7 +166,8 @@ class Store:
     async def commit(self, position: Position, batch: Batch) -> Position:
         """Commit a batch whole, or raise and leave nothing. Returns the new position.
 
-        Raises FencedError where another writer has moved the stream, asyncpg's errors otherwise.
+        Raises FencedError where another writer took the stream over, MovedError where the row is not where this one
+        left it, and asyncpg's errors otherwise.
         """
         async with self._connection.transaction():
             await self._advance(position, batch)
@@ -197,7 +206,11 @@ class Store:
             return set()
         times = [row.timestamp for row in rows]
         found = await self._connection.fetch(
-            statement("known_trades"), list({row.symbol for row in rows}), min(times), max(times)
+            statement("known_trades"),
+            list({row.symbol for row in rows}),
+            min(times),
+            max(times),
+            [row.trade_id for row in rows],
         )
         return {tuple(row) for row in found}
 
@@ -223,10 +236,10 @@ class Store:
             await self._connection.execute(statement("move_from_quarantine"), entry["stream"], 1, *moved)
         return True
 
-    async def stream_spool(self, stream: str) -> str | None:
-        """Return the spool_id that a stream was begun with, or None where nothing was shipped of it yet."""
+    async def peek(self, stream: str) -> Position | None:
+        """Return where a stream stands, or None where nothing was shipped of it yet; claims nothing."""
         row = await self._connection.fetchrow(statement("read_offset"), stream)
-        return str(row["spool_id"]) if row else None
+        return _position(stream, row) if row else None
 
     async def make_partition(self, partition: Partition, key: str) -> bool:
         """Make one partition ahead; return whether it was missing."""
@@ -242,7 +255,9 @@ class Store:
         status = await self._connection.execute(statement("advance"), *position[:4], batch.last_no, state, *counts)
         if status != "UPDATE 1":
             row = await self._connection.fetchrow(statement("read_offset"), position.stream)
-            raise _fenced(row["epoch"] if row else 0, position.epoch)
+            if row is not None and row["epoch"] > position.epoch:
+                raise _fenced(row["epoch"], position.epoch)
+            raise MovedError
 
     async def _copy(self, row_type: type[BtcPrice], rows: Sequence[BtcPrice]) -> None:
         table = TABLES[row_type]

@@ -7,6 +7,7 @@ import socket as socket_errors
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import orjson
@@ -37,6 +38,10 @@ HEALTHY_S = 10.0
 # `recv` hands out queued messages without giving the loop a turn; after this many it gets one.
 YIELD_EVERY = 200
 SECOND_NS = 1_000_000_000
+# A socket that waits for one commit may find on the way that the spool's limit is reached: it looks this often.
+LIMIT_CHECK_S = 0.1
+# A pause shorter than this is one slow commit: the kernel's buffer holds what the venue sends meanwhile.
+LONG_PAUSE_S = 1.0
 
 
 @dataclass(slots=True)
@@ -72,7 +77,7 @@ class Stream:
             self.status.confirmed_s = 0.0
             try:
                 await self._hold()
-            except (Refused, OSError, WebSocketException) as exc:
+            except Exception as exc:  # noqa: BLE001  # whatever one attempt runs into, there is a next one
                 cause, detail = explain(exc)
             metrics.RECONNECTS.labels(self.feed.name, cause).inc()
             if self.status.confirmed_s and time.monotonic() - self.status.confirmed_s > HEALTHY_S:
@@ -91,6 +96,7 @@ class Stream:
             close_timeout=CLOSE_TIMEOUT_S,
             max_size=MAX_MESSAGE_BYTES,
             compression=None,
+            proxy=None,  # not from whatever variable the environment happens to hold
             user_agent_header="recio-ingest",
         ) as socket:
             cause = "shutdown"
@@ -98,7 +104,7 @@ class Stream:
             try:
                 await self._subscribe(socket)
                 await self._receive(socket)
-            except (Refused, OSError, WebSocketException) as exc:
+            except Exception as exc:
                 cause, _ = explain(exc)
                 raise
             finally:
@@ -114,6 +120,7 @@ class Stream:
             while True:
                 data = await socket.recv(decode=False)
                 self._spool.append(self.feed.name, Kind.DATA, self._now_ns(), data)
+                self._count(1)
                 confirmed, refused = self.feed.greet(data)
                 if refused and not confirmed:
                     raise Refused(refused)
@@ -132,33 +139,43 @@ class Stream:
         name, append, now_ns, recv = self.feed.name, self._spool.append, self._now_ns, socket.recv
         clock = asyncio.get_running_loop().time
         count, renewed_ns = 0, 0
-        async with asyncio.timeout(self.feed.idle_timeout_s) as limit:
-            while True:
-                data = await recv(decode=False)
-                recv_ns = now_ns()
-                append(name, Kind.DATA, recv_ns, data)
-                count += 1
-                if recv_ns - renewed_ns > SECOND_NS:
-                    renewed_ns = recv_ns
-                    limit.reschedule(clock() + self.feed.idle_timeout_s)
-                    count = self._count(count)
-                if self._spool.full:
-                    limit.reschedule(None)
-                    await self._pause()
-                    limit.reschedule(clock() + self.feed.idle_timeout_s)
-                elif count % YIELD_EVERY == 0:
-                    await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(self.feed.idle_timeout_s) as limit:
+                while True:
+                    data = await recv(decode=False)
+                    recv_ns = now_ns()
+                    append(name, Kind.DATA, recv_ns, data)
+                    count += 1
+                    if not 0 <= recv_ns - renewed_ns <= SECOND_NS:  # also when the clock was set back
+                        renewed_ns = recv_ns
+                        limit.reschedule(clock() + self.feed.idle_timeout_s)
+                        count = self._count(count)
+                    if self._spool.full:
+                        limit.reschedule(None)
+                        await self._pause()
+                        limit.reschedule(clock() + self.feed.idle_timeout_s)
+                    elif count % YIELD_EVERY == 0:
+                        await asyncio.sleep(0)
+        finally:
+            self._count(count)
 
     async def _pause(self) -> None:
         """Leave the socket unread until the spool has room; where its limit is reached, put that on record."""
-        if not self._spool.at_limit:
-            await self._spool.wait_room()
-            return
-        log.error("feed.paused", feed=self.feed.name, cause="spool_full", hint="PostgreSQL is behind; see --status")
-        self._mark(Kind.PAUSED, {"cause": "spool_full"})
-        await self._spool.wait_room()
-        self._mark(Kind.RESUMED, {})
-        log.info("feed.resumed", feed=self.feed.name)
+        paused, began_s, began_ns = False, time.monotonic(), self._now_ns()
+        while self._spool.full:
+            if not paused and (self._spool.at_limit or time.monotonic() - began_s > LONG_PAUSE_S):
+                paused = True
+                cause = "spool_full" if self._spool.at_limit else "spool_stalled"
+                log.error(
+                    "feed.paused", feed=self.feed.name, cause=cause, hint="see --status; frames wait at the venue"
+                )
+                self._mark(Kind.PAUSED, {"cause": cause}, began_ns)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LIMIT_CHECK_S):
+                    await self._spool.wait_room()
+        if paused:
+            self._mark(Kind.RESUMED, {})
+            log.info("feed.resumed", feed=self.feed.name)
 
     def _count(self, count: int) -> int:
         self.status.last_message_s = time.monotonic()
@@ -166,8 +183,8 @@ class Stream:
         metrics.FRAMES_RECEIVED.labels(self.feed.name).inc(count)
         return 0
 
-    def _mark(self, kind: Kind, facts: dict[str, object]) -> None:
-        self._spool.append(self.feed.name, kind, self._now_ns(), orjson.dumps(facts))
+    def _mark(self, kind: Kind, facts: dict[str, object], at_ns: int = 0) -> None:
+        self._spool.append(self.feed.name, kind, at_ns or self._now_ns(), orjson.dumps(facts))
 
     def _say(self, cause: str, detail: str, pause_s: float) -> None:
         """One line per change of state, before the wait; the same trouble again is silent."""
@@ -186,16 +203,17 @@ def explain(exc: BaseException) -> tuple[str, str]:
         return _CLOSES.get(exc.rcvd.code if exc.rcvd else 1006, "closed"), text
     if isinstance(exc, InvalidStatus):
         return _STATUSES.get(exc.response.status_code, "handshake"), text
-    return next((cause for kind, cause in _CAUSES if isinstance(exc, kind)), "handshake"), text
+    return next((cause for kind, cause in _CAUSES if isinstance(exc, kind)), "bug"), text
 
 
-# In this order: all but the first and the last are kinds of OSError.
+# In this order: those in the middle are kinds of OSError.
 _CAUSES = (
     (Refused, "refused"),
     (TimeoutError, "timeout"),
     (ssl.SSLError, "tls"),
     (socket_errors.gaierror, "dns"),
     (OSError, "unreachable"),
+    (WebSocketException, "handshake"),
 )
 _CLOSES = {1000: "closed", 1001: "closed", 1006: "reset", 1011: "server_error", 1012: "closed", 1013: "server_error"}
 _STATUSES = {401: "unauthorised", 403: "unauthorised", 429: "rate_limited"}

@@ -10,6 +10,10 @@ SELECT current_setting('server_version_num')::int
 SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)
    AND pg_has_role(current_user, (SELECT oid FROM pg_roles WHERE rolname = $1),
                    CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)
+   -- A schema that was made without roles has no rights for them: then the login itself is the one to be.
+   AND NOT EXISTS (SELECT FROM pg_namespace
+                    WHERE nspname = 'ingest'
+                      AND NOT has_schema_privilege((SELECT r.oid FROM pg_roles r WHERE r.rolname = $1), oid, 'USAGE'))
 
 -- lock_offset --
 -- The row of a stream, locked: whoever starts or takes over does so alone.
@@ -60,7 +64,7 @@ ON CONFLICT (stream, frame_no, gap_no) DO UPDATE
 -- known_trades --
 -- Which trades of a time range are there already: a file that is replayed may overlap with what was live.
 SELECT venue, symbol, trade_id FROM live_data.btc_price_log
- WHERE symbol = ANY($1::text[]) AND "timestamp" BETWEEN $2 AND $3 AND trade_id IS NOT NULL
+ WHERE symbol = ANY($1::text[]) AND "timestamp" BETWEEN $2 AND $3 AND trade_id = ANY($4::bigint[])
 
 -- open_quarantine --
 -- The next frames that are still unused, in order of arrival.

@@ -128,7 +128,7 @@ def test_the_first_message_closes_the_outage(parser: CoinbaseParser) -> None:
     """What comes first after a disconnect, row or not, carries the gap's end."""
     parser.decode(control(1, Kind.CONNECTED))
     parser.decode(data(2, match(1)))
-    opened = Gap(3, 0, "coinbase", "*", "connection", "reset", START_US + 2000)
+    opened = Gap(3, 0, "coinbase", "*", "connection", "reset", START_US)  # when the venue sent it, before it arrived
     assert parser.decode(control(3, Kind.DISCONNECTED, cause="reset")) == Decoded(Outcome.CONTROL, (opened,))
     assert parser.decode(control(4, Kind.CONNECTED)) == Decoded(Outcome.CONTROL)
     assert refusal(parser, b"{") == "json"

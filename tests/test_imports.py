@@ -82,7 +82,18 @@ def test_the_checks_can_fail() -> None:
     """The walk sees what it is there to see: the edges the spool and the store stand on."""
     assert imports("spool") == (
         {"errors", "metrics", "records", "segments"},
-        {"__future__", "asyncio", "collections", "concurrent", "fcntl", "orjson", "os", "pathlib", "sqlite3"}
+        {
+            "__future__",
+            "asyncio",
+            "collections",
+            "concurrent",
+            "contextlib",
+            "fcntl",
+            "orjson",
+            "os",
+            "pathlib",
+            "sqlite3",
+        }
         | {"structlog", "time", "typing", "uuid"},
     )
     assert "asyncpg" in imports("store")[1]

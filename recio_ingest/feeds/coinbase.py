@@ -91,7 +91,7 @@ class CoinbaseParser:
     def state(self) -> dict[str, Any]:
         """Return the ids, books and line as plain JSON."""
         products = {
-            name: {"ids": ids.state(), "book": self._book.get(name, _NO_BOOK)} for name, ids in self._ids.items()
+            name: {"ids": ids.state(), "book": list(self._book.get(name, _NO_BOOK))} for name, ids in self._ids.items()
         }
         return {"line": self._outage.state(), "products": products}
 
@@ -108,7 +108,7 @@ class CoinbaseParser:
         except (KeyError, TypeError):
             raise BadMessageError("unknown_type", "no table for a message of this type") from None
         decoded = handler(frame, message)
-        self._outage.last_ns = frame.recv_ns
+        self._outage.seen(frame.recv_ns, decoded[2])
         if self._outage.open is not None:
             return decoded._replace(rows=decoded.rows + self._outage.close(frame))
         return decoded

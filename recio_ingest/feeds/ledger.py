@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from recio_ingest.errors import BadMessageError
-from recio_ingest.records import Frame, Gap, Kind
+from recio_ingest.records import Frame, Gap, Kind, Micros
 
 # Each range still missing is two numbers in the offset row of every commit. A venue that leaves more than this many at
 # once has renumbered; the oldest are then final: declared as they are, and late arrivals go to the quarantine.
@@ -25,7 +25,7 @@ class Outage:
     def __init__(self, feed: str, state: Mapping[str, Any]) -> None:
         self._feed = feed
         self._up: bool = state.get("up", False)
-        self.last_ns: int | None = state.get("last_ns")  # set by the parser at every message
+        self.last_ns: int | None = state.get("last_ns")
         self.open: list[Any] | None = state.get("open")  # frame_no, cause, from_ns
 
     def state(self) -> dict[str, Any]:
@@ -43,6 +43,16 @@ class Outage:
             gaps = self._begin(frame, "restart") if self._up else ()
             self._up = True
         return gaps
+
+    def seen(self, recv_ns: int, venue_time: Micros | None) -> None:
+        """Take a message in: up to here, the feed is complete.
+
+        What waited in a buffer, while the spool or the whole process stood still, was sent earlier than it arrived: the
+        older of the two times counts, so that the gap that follows is never declared too late.
+        """
+        upto_ns = recv_ns if venue_time is None else min(recv_ns, venue_time * 1000)
+        if self.last_ns is None or upto_ns > self.last_ns:
+            self.last_ns = upto_ns
 
     def close(self, frame: Frame) -> tuple[Gap, ...]:
         """Return the gap that this message ends (only where one is open)."""

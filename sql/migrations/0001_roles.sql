@@ -22,8 +22,14 @@ BEGIN
     END;
   END LOOP;
   IF pg_has_role(current_user, 'recio_owner', 'MEMBER') THEN
-    GRANT recio_owner TO recio_migrate;
+    IF NOT pg_has_role('recio_migrate', 'recio_owner', 'MEMBER') THEN
+      GRANT recio_owner TO recio_migrate;
+    END IF;
     EXECUTE format('GRANT CREATE ON DATABASE %I TO recio_owner', current_database());
+    -- Where the predecessor made these schemas, they stay its own, and ours go into them.
+    FOR wanted IN SELECT nspname FROM pg_namespace WHERE nspname IN ('live_data', 'historical_data', 'users') LOOP
+      EXECUTE format('GRANT ALL ON SCHEMA %I TO recio_owner WITH GRANT OPTION', wanted);
+    END LOOP;
     EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
   END IF;
 END

@@ -110,6 +110,8 @@ async def serve_one(connection: ServerConnection, blocks: list[bytes], rate: flo
             await asyncio.sleep(began_s + number * per_block / rate - time.perf_counter())
         while transport.get_write_buffer_size() > HIGH_WATER_BYTES:
             await asyncio.sleep(0.001)
+        if transport.is_closing():
+            return
         try:
             transport.write(block)
         except RuntimeError:  # the other end has gone, and with it the right to write

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from harness.daemon import Daemon
 from harness.oracle import check
-from harness.progress import commits_since, offset, settle
+from harness.progress import commits_since, offset, settle, trades_stored
 from harness.proxy import PgProxy
 from harness.venue import OracleVenue
 
@@ -44,7 +44,7 @@ async def test_commit_answer_lost(postgres: PostgresServer, database: str, tmp_p
         Daemon(tmp_path, proxy.dsn(database), venue) as daemon,
     ):
         await daemon.start()
-        await commits_since(database, 0)
+        await trades_stored(database)
         for n in range(1, SWALLOWED + 1):
             await asyncio.wait_for(proxy.swallow_commit(n).wait(), FAULT_WITHIN_S)
             await commits_since(database, await offset(database))
@@ -62,7 +62,7 @@ async def test_cut_after_message(postgres: PostgresServer, database: str, tmp_pa
         Daemon(tmp_path, proxy.dsn(database), venue) as daemon,
     ):
         await daemon.start()
-        await commits_since(database, 0)
+        await trades_stored(database)
         for k in range(1, SWEEP + 1):
             if where == "from the first message on":
                 proxy.cut()  # so that the count begins with a new connection

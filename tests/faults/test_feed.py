@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from harness.daemon import Daemon
 from harness.oracle import check
-from harness.progress import commits_since, offset, scalar, settle
+from harness.progress import commits_since, offset, scalar, settle, trades_stored
 from harness.venue import OracleVenue
 from harness.waiting import until
 
@@ -19,7 +19,7 @@ async def test_repeats_are_dropped(database: str, tmp_path: Path) -> None:
     """Trades sent again, by the venue's mistake or because a connection begins with the last one, are no rows."""
     async with OracleVenue(rate=500) as venue, Daemon(tmp_path, database, venue) as daemon:
         await daemon.start()
-        await commits_since(database, 0)
+        await trades_stored(database, 2 * REPEATED)
         await settle(database, venue)
         await venue.repeat(REPEATED)
         await venue.disconnect()  # in a frozen market, so that the last trade is one that is stored
@@ -35,6 +35,7 @@ async def test_repeats_are_dropped(database: str, tmp_path: Path) -> None:
 
     report = await check(database, daemon.spool, ledger)
     report.assert_clean()
+    assert report.unshipped_frames == 0  # it was asked to end, and drained first
     assert len(ledger.connections) == 2
     assert await scalar(database, DUPLICATES) == REPEATED + 1
 
@@ -44,7 +45,7 @@ async def test_losses_are_declared(database: str, tmp_path: Path, fault: str) ->
     """Trades that the venue did not send to us are declared missing, to the trade."""
     async with OracleVenue(rate=2000) as venue, Daemon(tmp_path, database, venue) as daemon:
         await daemon.start()
-        await commits_since(database, 0)
+        await trades_stored(database)
         if fault == "skip":
             await venue.skip(SKIPPED)
         if fault == "refuse":

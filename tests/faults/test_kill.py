@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from typing import TYPE_CHECKING
@@ -30,8 +31,8 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(170)]
 
 
 def seeded() -> random.Random:
-    """Dice whose seed a failed run shows."""
-    seed = time.time_ns()
+    """Dice whose seed a failed run shows, and FAULT_SEED sets."""
+    seed = int(os.environ.get("FAULT_SEED", time.time_ns()))
     print(f"seed {seed}")
     return random.Random(seed)
 

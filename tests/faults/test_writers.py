@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from harness.daemon import Daemon
 from harness.oracle import check
-from harness.progress import commits_since, offset, scalar, settle
+from harness.progress import commits_since, offset, scalar, settle, trades_stored
 from harness.venue import OracleVenue
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ async def first(tmp_path: Path, database: str, venue: OracleVenue) -> AsyncItera
     async with Daemon(tmp_path / "first", database, venue) as daemon:
         await daemon.start()
         await daemon.wait_ready()
-        await commits_since(database, 0)
+        await trades_stored(database)
         yield daemon
 
 

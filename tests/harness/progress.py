@@ -46,6 +46,15 @@ async def commits_since(dsn: str, before: int, *, within_s: float = 30.0) -> int
     return await until(look, within_s=within_s, what="a commit", every_s=LOOK_EVERY_S)
 
 
+async def trades_stored(dsn: str, count: int = 1, *, within_s: float = 30.0) -> None:
+    """Wait until the live table has so many trades."""
+
+    async def look() -> bool:
+        return int(await scalar(dsn, "SELECT count(*) FROM live_data.btc_price_log") or 0) >= count
+
+    await until(look, within_s=within_s, what=f"{count} trades to be rows", every_s=LOOK_EVERY_S)
+
+
 async def settle(dsn: str, venue: OracleVenue, *, within_s: float = 30.0) -> Ledger:
     """Freeze the markets, wait until the last trade of each is a row, and return the final ledger."""
     newest = await venue.freeze()
