@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -66,7 +67,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--adopt goes with --migrate")
     if (arguments.feed or arguments.speed) and not arguments.replay:
         parser.error("--feed and --speed go with --replay")
-    if arguments.speed < 0:
+    if not 0 <= arguments.speed < math.inf:
         parser.error("--speed is a factor above 0")
     return arguments
 

@@ -164,7 +164,8 @@ def load(file: str | None, environ: Mapping[str, str] = os.environ) -> Settings:
             path = tuple(name.removeprefix(PREFIX).lower().split("__"))
             if (problem := _set(values, path, environ[name])) is not None:
                 mistakes.append(f"{name}: {problem}")
-            places[path] = name
+            else:
+                places[path] = name
     try:
         settings = Settings.model_validate(values)
     except ValidationError as exc:

@@ -253,8 +253,10 @@ class Spool:
         for segment in held:
             if segment.last_no > last_no:
                 with suppress(Damaged):
-                    recv_ns = segments.read(segment, last_no, 1, 1)[0].recv_ns
-                    break
+                    frames = segments.read(segment, last_no, 1, 1)
+                    if frames:  # a file may have none
+                        recv_ns = frames[0].recv_ns
+                        break
         data = orjson.dumps({"from_no": after_no + 1, "to_no": last_no, "cause": cause})
         return Frame(last_no, recv_ns, DAEMON_FEED, Kind.LOST, data)
 
