@@ -159,9 +159,24 @@ def describe(path: Path) -> Segment:
 def connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
     """Open a segment that is there. The caller keeps to one thread; busy readers by hand are waited for."""
     uri = f"file:{quote(str(path))}?mode={mode}"
+    if mode == "ro" and not Path(f"{path}-wal").exists():
+        # Closed, so nobody writes to it any more: read without making a write-ahead log, which takes room.
+        uri += "&immutable=1"
     connection = sqlite3.connect(uri, uri=True, timeout=5, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA synchronous = FULL")
     return connection
+
+
+def is_passing(exc: sqlite3.Error) -> bool:
+    """Tell whether an error says nothing against the file: no room, no right, no descriptor, somebody's lock."""
+    code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return code & 0xFF in _PASSING and code != sqlite3.SQLITE_IOERR_SHORT_READ
+
+
+_PASSING = frozenset(
+    {sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY}
+    | {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
+)
 
 
 def insert(connection: sqlite3.Connection, group: Group) -> None:
@@ -175,36 +190,48 @@ def read(segment: Segment, after_no: int, max_frames: int, max_bytes: int) -> li
     """Return the frames of a segment after a number, until either limit is reached.
 
     Raises Damaged where the very next frames are not there, up to the next group that is there whole (or the segment's
-    end); frames before the damage are returned first.
+    end); frames before the damage are returned first. Raises OSError where the file may well be whole: a full disk, a
+    lock, a limit.
     """
+    if not segment.path.exists():
+        raise Damaged(segment.last_no, "the file is gone")
     frames: list[Frame] = []
-    size = 0
     next_no = max(after_no + 1, segment.first_no)
-    why = "a group is missing"
     try:
-        connection = connect(segment.path)
+        connection = connect(segment.path, "ro")
         try:
-            for group in connection.execute(_READ, (next_no,)):
-                first_no, last_no, _, _, packed = group
-                if not _whole(*group):
-                    why = "checksum or count"
-                elif first_no > next_no:
-                    if frames:
-                        break
-                    raise Damaged(first_no - 1, why)
-                elif last_no >= next_no:
-                    frames += (frame for frame in unpack(first_no, packed, segment.feeds) if frame.frame_no >= next_no)
-                    size += len(packed)
-                    next_no = last_no + 1
-                    if len(frames) >= max_frames or size >= max_bytes:
-                        break
+            why = _gather(connection, segment, next_no, frames, (max_frames, max_bytes))
         finally:
             connection.close()
     except sqlite3.Error as exc:
+        if is_passing(exc) and not frames:
+            raise OSError(f"the spool segment {segment.path.name} cannot be read now: {exc}") from exc
         why = str(exc)
     if not frames and next_no <= segment.last_no:
         raise Damaged(segment.last_no, why)
     return frames[:max_frames]
+
+
+def _gather(
+    connection: sqlite3.Connection, segment: Segment, next_no: int, frames: list[Frame], limits: tuple[int, int]
+) -> str:
+    """Add the frames from a number on, up to damage or a limit (frames, bytes); return what the damage would be."""
+    why, size = "a group is missing", 0
+    for group in connection.execute(_READ, (next_no,)):
+        first_no, last_no, _, _, packed = group
+        if not _whole(*group):
+            why = "checksum or count"
+        elif first_no > next_no:
+            if frames:
+                break
+            raise Damaged(first_no - 1, why)
+        elif last_no >= next_no:
+            frames += (frame for frame in unpack(first_no, packed, segment.feeds) if frame.frame_no >= next_no)
+            size += len(packed)
+            next_no = last_no + 1
+            if len(frames) >= limits[0] or size >= limits[1]:
+                break
+    return why
 
 
 def count_after(segment: Segment, after_no: int) -> int:

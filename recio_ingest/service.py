@@ -313,8 +313,8 @@ class Books:
 
     async def open(self, position: Position) -> None:
         """Count anew from a position that was just read: what the database has, and what the spool has after it."""
-        durable, upto_no = self._spool.durable_count, self._spool.durable_no
-        pending = await self._spool.count_between(position.frame_no, max(upto_no, position.frame_no))
+        durable = self._spool.durable_count
+        pending = await self._spool.count_after(position.frame_no)
         self._base_received = sum(position.counts.values()) + pending
         self._base_durable = durable
 

@@ -193,9 +193,10 @@ class Spool:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reader, self._read_files, after_no, max_frames)
 
-    async def count_between(self, after_no: int, upto_no: int) -> int:
-        """Return how many durable frames come after one number and up to another."""
+    async def count_after(self, after_no: int) -> int:
+        """Return how many frames, durable at the moment of the call, come after a number."""
         loop = asyncio.get_running_loop()
+        upto_no = max(after_no, self.durable_no)
         return await loop.run_in_executor(self._reader, self._count_between, after_no, upto_no, list(self._segments))
 
     def committed(self, frame_no: int) -> None:
@@ -357,12 +358,6 @@ class Spool:
             segments.remove(segment)
 
 
-_NOT_THE_FILE = frozenset(
-    {sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY}
-    | {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
-)
-
-
 def _lock(folder: Path) -> int:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -392,7 +387,7 @@ def _scan(folder: Path) -> Iterator[Segment]:
         try:
             yield segments.describe(path)
         except (sqlite3.Error, KeyError, ValueError, TypeError) as exc:
-            if getattr(exc, "sqlite_errorcode", 0) & 0xFF in _NOT_THE_FILE:
+            if isinstance(exc, sqlite3.Error) and segments.is_passing(exc):
                 raise SpoolError(
                     f"the spool segment {path.name} cannot be opened: {exc}",
                     hint="let the daemon's account, and nobody else, own the files of the spool",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -473,3 +475,49 @@ async def test_memory_is_bounded_when_nobody_reads(tmp_path: Path) -> None:
         assert 4 * 2**20 < cached <= 8 * 2**20 < 25 * 2**20 <= sum(len(frame.data) for frame in written)
         assert await read_all(opened, written[0].frame_no - 1, step=1000) == written
         assert len(await opened.read(written[0].frame_no - 1, 10**6)) < 200
+
+
+async def test_trouble_outside_the_file_is_no_damage(tmp_path: Path) -> None:
+    """When a file cannot be opened for want of descriptors, reading fails and passes; nothing is announced as lost."""
+    async with running(tmp_path) as opened:
+        for _ in range(20):
+            opened.append("coinbase", Kind.DATA, 1, b"{}")
+    with Spool(tmp_path, FEEDS) as opened:
+        await opened.read(0, 1)  # the reader's thread exists, and with it what a thread needs
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+        try:
+            with pytest.raises(OSError, match="cannot be read now"):
+                await opened.read(0, 100)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+        assert [frame.kind for frame in await opened.read(opened.oldest_no - 1, 100)] == [Kind.DATA] * 20
+
+
+async def test_renewed_spool_is_another(tmp_path: Path) -> None:
+    """A spool that takes another name keeps its frames, and its next file says so."""
+    async with running(tmp_path) as opened:
+        former = opened.spool_id
+        opened.append("coinbase", Kind.DATA, 1, b"{}")
+    async with running(tmp_path) as opened:
+        assert former == opened.spool_id
+        opened.renew()
+        opened.append("coinbase", Kind.DATA, 2, b"{}")
+        frames = await opened.read(opened.oldest_no - 1, 2)
+    with Spool(tmp_path, FEEDS) as again:
+        assert again.spool_id == opened.spool_id != former
+
+    assert [frame.recv_ns for frame in frames][:1] == [1]
+
+
+async def test_numbers_follow_the_database(tmp_path: Path) -> None:
+    """Before its first frame a spool can be told where to go on; after that its numbers stand."""
+    with Spool(tmp_path, FEEDS) as opened:
+        ahead = opened.start_no + 10**12
+        opened.number_after(ahead)
+        assert ahead + 1 == opened.append("coinbase", Kind.DATA, 1, b"{}") == opened.start_no
+        opened.number_after(ahead + 10**12)
+        assert ahead + 2 == opened.append("coinbase", Kind.DATA, 1, b"{}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 from harness.daemon import Daemon
+from harness.databases import execute
 from harness.oracle import check
 from harness.progress import commits_since, offset, scalar, settle, trades_stored
 from harness.venue import OracleVenue
@@ -79,3 +81,45 @@ async def test_takeover(first: Daemon, tmp_path: Path, database: str, venue: Ora
         await second.wait_ready()
         await commits_since(database, await offset(database))
         await finish(database, venue, second, whole_spool=False)
+
+
+LONG_AGO = "UPDATE ingest.offsets SET updated_at = now() - interval '31 seconds' WHERE stream = 'live'"
+
+
+async def test_refused_daemon_leaves_nothing(first: Daemon, tmp_path: Path, database: str, venue: OracleVenue) -> None:
+    """A daemon that may not write has recorded nothing that could be shipped later."""
+    async with Daemon(tmp_path / "second", database, venue) as second:
+        await second.start()
+        assert await second.wait_exit(ANSWER_WITHIN_S) == TRY_LATER
+        assert list(second.spool.glob("*.db")) == []
+
+    await finish(database, venue, first)
+
+
+async def test_copied_spool_is_refused(first: Daemon, tmp_path: Path, database: str, venue: OracleVenue) -> None:
+    """A copy of the spool, as a cloned machine has it, is not taken for the spool: the original goes on undisturbed."""
+    assert await first.terminate() == 0
+    shutil.copytree(first.state_dir, tmp_path / "second" / "state")
+    await first.start()
+    await commits_since(database, await offset(database))
+    async with Daemon(tmp_path / "second", database, venue) as second:
+        await second.start()
+        assert await second.wait_exit(ANSWER_WITHIN_S) == TRY_LATER
+        assert "another spool" in second.stderr
+
+    await finish(database, venue, first)
+
+
+async def test_spool_cut_short(first: Daemon, database: str, venue: OracleVenue) -> None:
+    """A spool that lost what the database has already goes on behind it: nothing new is skipped, nothing doubled."""
+    assert await first.terminate() == 0
+    for path in first.spool.glob("*.db"):
+        path.unlink()
+    before = await offset(database)
+    await execute(database, LONG_AGO)
+    await first.start()
+    await first.wait_ready()
+    await commits_since(database, before)
+
+    await finish(database, venue, first, whole_spool=False)
+    assert await offset(database) > before
