@@ -29,9 +29,15 @@ _Port = Annotated[int, Field(ge=0, le=65_535)]
 
 def _address(value: str) -> str:
     """Raise ValueError for what would only fail when it is connected to: a port past 65535, a name with two dots."""
-    parts = urlsplit(value)
-    if parts.port is not None or parts.hostname:
-        (parts.hostname or "").encode("idna")
+    try:
+        parts = urlsplit(value)
+        for host in parts.netloc.rpartition("@")[2].split(","):  # PostgreSQL takes several
+            name, port = urlsplit(f"//{host}").hostname or "", urlsplit(f"//{host}").port
+            if "%" not in name and (name or port is not None):  # %2F begins a socket's path
+                name.encode("idna")
+    except ValueError:
+        # Not the library's words: where a password is not percent-encoded they quote a piece of it.
+        raise ValueError("its host or port cannot be right, or a password in it is not percent-encoded") from None
     if parse_qs(parts.query).get("sslmode", ["prefer"])[-1] not in _SSL_MODES:
         raise ValueError(f"sslmode is one of {', '.join(_SSL_MODES)}")
     return value

@@ -178,6 +178,44 @@ def test_text_that_is_not_utf8_is_refused() -> None:
     assert mistakes(None, {"RECIO_HTTP__HOST": "a\udcff"}) == ["RECIO_HTTP__HOST: is not UTF-8"]
 
 
+WRONG_ADDRESS = "its host or port cannot be right, or a password in it is not percent-encoded"
+NO_DSN = r"String should match pattern '^(postgres(ql)?://\S*)?$'"
+MODES = "sslmode is one of disable, allow, prefer, require, verify-ca, verify-full"
+
+
+@pytest.mark.parametrize(
+    ("dsn", "mistake"),
+    [
+        ("postgresql://u:hunter2/x@h/d", WRONG_ADDRESS),
+        ("postgresql://u:hunter2@h\u2100/d", WRONG_ADDRESS),
+        ("postgresql://u:hunter2@h..x/d", WRONG_ADDRESS),
+        ("postgresql://u:hunter2@h:65536/d", WRONG_ADDRESS),
+        ("postgresql://u:hunter2@h1,h2:x/d", WRONG_ADDRESS),
+        ("postgresql://u:hunter2@[::1/d", WRONG_ADDRESS),
+        ("postgresql://u:hun ter2@h/d", NO_DSN),
+        ("host=/run dbname=d password=hunter2", NO_DSN),
+        ("postgresql://u:hunter2@h/d?sslmode=hunter2", MODES),
+    ],
+)
+def test_a_wrong_dsn_is_refused_without_quoting_it(dsn: str, mistake: str) -> None:
+    """What cannot be connected to is found at the start, and no piece of a password is in the report."""
+    assert mistakes(None, {"RECIO_DATABASE__DSN": dsn}) == [f"RECIO_DATABASE__DSN: database.dsn: {mistake}"]
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql:///rec_io?host=/run/postgresql&user=recio-ingest",
+        "postgresql://h1:5432,h2:5433/d?target_session_attrs=read-write",
+        "postgresql://u:hunter%2F2@[::1]:5432,[::2]/d?sslmode=require",
+        "postgres://%2Fa%2Fvery%2Flong%2Fpath%2Fto%2Fa%2Fsocket%2Fthat%2Fis%2Fno%2Fname%2Fof%2Fa%2Fhost/d",
+    ],
+)
+def test_a_dsn_that_postgresql_takes_is_taken(dsn: str) -> None:
+    """Sockets, several hosts with their ports, and IPv6 addresses are all right."""
+    assert load(None, {"RECIO_DATABASE__DSN": dsn}).database.dsn == dsn
+
+
 def test_settings_are_frozen() -> None:
     """What was read at the start holds until the end."""
     loaded = load(None, {})
