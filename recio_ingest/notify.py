@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
+
+# A full queue empties in far less, and a systemd that hangs must not hold up the feeds for longer.
+SEND_WITHIN_S = 1.0
 
 
 class Notifier:
@@ -33,5 +37,7 @@ class Notifier:
         if not self._address:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagram:
+        # Only a notification: whoever does not get it is no reason to stop recording.
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagram:
+            datagram.settimeout(SEND_WITHIN_S)
             datagram.sendto(text.encode(), address)

@@ -5,8 +5,9 @@ None of it shows a DSN, a host's name, a key, a path, SQL, or the text of an err
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from html import escape
 from typing import Any
 
@@ -17,13 +18,19 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 log = structlog.get_logger()
 
+# A page is answered in milliseconds: whoever has not read it by now never will. aiohttp waits this long more than once.
+SHUTDOWN_TIMEOUT_S = 1.0
+CLEANUP_TIMEOUT_S = 3.0
+
 Status = Callable[[], Awaitable[dict[str, Any]]]
 
 
 @asynccontextmanager
 async def serving(host: str, port: int, status: Status) -> AsyncIterator[int]:
     """Serve until left; yield the port. A port that is taken costs one line, never the recording."""
-    runner = web.AppRunner(_application(status), access_log=None, handle_signals=False)
+    runner = web.AppRunner(
+        _application(status), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_TIMEOUT_S
+    )
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port, reuse_address=True)
@@ -37,7 +44,9 @@ async def serving(host: str, port: int, status: Status) -> AsyncIterator[int]:
             log.info("http.serving", host=host, port=taken)
             yield taken
     finally:
-        await runner.cleanup()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLEANUP_TIMEOUT_S):
+                await runner.cleanup()
 
 
 def _application(status: Status) -> web.Application:

@@ -83,6 +83,26 @@ async def test_port_is_taken() -> None:
             assert port == 0
 
 
+async def test_answers_that_nobody_reads() -> None:
+    """A client that asks 400 times and reads nothing holds up the shutdown for less than five seconds."""
+
+    async def status() -> dict[str, Any]:
+        return STATUS | {"problems": ["x" * 100_000]}  # 40 MB in all: more than any socket's buffers hold
+
+    loop = asyncio.get_running_loop()
+    with contextlib.closing(socket.socket()) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        async with asyncio.timeout(60), web.serving("127.0.0.1", 0, status) as port:
+            client.connect(("127.0.0.1", port))
+            client.settimeout(0)
+            with contextlib.suppress(BlockingIOError):
+                client.send(b"GET /status.json HTTP/1.1\r\nHost: x\r\n\r\n" * 400)
+            await asyncio.sleep(1)
+            leaving_s = loop.time()
+
+    assert loop.time() - leaving_s < 5
+
+
 @pytest.mark.parametrize("path", ["/debug", "/../etc/passwd", "/status.json/x"])
 async def test_nothing_else_is_served(path: str) -> None:
     """There are five pages and no more, and none takes a POST."""
