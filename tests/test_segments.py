@@ -185,6 +185,17 @@ def test_a_damaged_group_is_lost_alone(tmp_path: Path, damage: str, lost: list[i
     assert read(segment, lost[-1]) == list(range(lost[-1] + 1, 19))
 
 
+def test_a_single_lost_frame_is_noticed(tmp_path: Path) -> None:
+    """One number missing between two groups is enough."""
+    segment = written(tmp_path, (10, 12), (13, 13), (14, 16))
+    change(segment, "DELETE FROM groups WHERE first_no = 13")
+    assert read(segment, 9) == [10, 11, 12]
+    with pytest.raises(Damaged) as caught:
+        read(segment, 12)
+    assert caught.value.last_no == 13
+    assert read(segment, 13) == [14, 15, 16]
+
+
 @pytest.mark.parametrize(
     "damage",
     ["DELETE FROM groups WHERE first_no = 16", "DROP TABLE groups", "UPDATE groups SET count = 0 WHERE first_no = 16"],
