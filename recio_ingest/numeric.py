@@ -21,7 +21,7 @@ MAX_DIGITS = 1000
 _WHOLE = [Struct(f"!hhHh{count}H") for count in range(MAX_DIGITS // _BASE_DIGITS + 3)]
 
 
-@lru_cache(maxsize=65_536)  # a day of prices in cents; sizes that never repeat push each other out
+@lru_cache(maxsize=16_384)  # the prices of the hour; sizes hardly ever repeat, and push each other out
 def encode(text: str) -> bytes:
     """Return the binary form of decimal text such as `-12.3400`; the zeros at its end are kept.
 

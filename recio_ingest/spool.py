@@ -34,7 +34,7 @@ log = structlog.get_logger()
 GROUP_FRAMES = 8192
 GROUP_BYTES = 4 * 2**20
 # Durable frames kept in memory for a shipper that keeps up; past this it reads the files.
-RECENT_BYTES = 8 * 2**20
+RECENT_BYTES = 4 * 2**20
 READ_BYTES = 4 * 2**20
 # Trimming is deleting a file: small enough to trim in steps, large enough that a day is not ten thousand files.
 SEGMENT_BYTES = 64 * 2**20
