@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ import structlog
 import uvloop
 
 from recio_ingest import embedded, feeds, logs, replay, schema, service, ship, status, store
+from recio_ingest.credentials import offer_password_file
 from recio_ingest.errors import EXIT_USAGE, ConfigError, RecioError
 from recio_ingest.records import Outcome
 from recio_ingest.settings import Settings, load, render
@@ -35,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = load(arguments.config)
         logs.configure(settings.log.format, settings.log.level)
+        offer_password_file(os.environ)
         return _run(arguments, settings)
     except RecioError as exc:
         return _explain(exc)

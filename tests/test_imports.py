@@ -17,7 +17,7 @@ MODULES = {
 WORDS = {"__init__", "backoff", "errors", "faults", "numeric", "partitions", "records", "settings", "sql"}
 VENUES = {"decode"} | {name for name in MODULES if name.split(".")[0] == "feeds"}
 INSTRUMENTS = {"logs", "metrics", "notify"}
-EDGES = {"embedded", "schema", "segments", "spool", "store", "stream"}
+EDGES = {"credentials", "embedded", "schema", "segments", "spool", "store", "stream"}
 FLOWS = {"replay", "ship"}
 TOP = {"__main__", "service", "status", "web"} | {name for name in MODULES if name.split(".")[0] == "demo"}
 LAYERS = (WORDS, VENUES, INSTRUMENTS, EDGES, FLOWS, TOP)
