@@ -16,13 +16,15 @@ import asyncpg
 import structlog
 
 from recio_ingest import cluster
+from recio_ingest.backoff import delays
 from recio_ingest.errors import DatabaseUnavailableError
 
 log = structlog.get_logger()
 
-START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
+# Recovery after a crash takes as long as it takes; somebody may be watching.
+REMIND_S = 60.0
 
 
 class Answer(Enum):
@@ -35,11 +37,14 @@ class Answer(Enum):
 
 
 @asynccontextmanager
-async def running(state_dir: Path, *, adopt: bool = False) -> AsyncIterator[Embedded]:
+async def running(
+    state_dir: Path, *, adopt: bool = False, answer_within_s: float | None = None
+) -> AsyncIterator[Embedded]:
     """Start the server under `state_dir` (made at the first start), or go on with one that runs already.
 
     With `adopt`, a server found running is one that a killed daemon left behind, and is stopped on leaving like one's
-    own; without, it is somebody else's.
+    own; without, it is somebody else's. With `answer_within_s` the server is yielded after that time even if it is
+    still recovering; without, only once it answers. Raises DatabaseUnavailableError where it ends instead.
     """
     folder = state_dir.resolve() / "postgres"
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -48,7 +53,7 @@ async def running(state_dir: Path, *, adopt: bool = False) -> AsyncIterator[Embe
     server = Embedded(folder, await _listening_in(folder) or cluster.socket_folder(folder.parent))
     try:
         await server.start()
-        await _first_answer(server)
+        await _first_answer(server, answer_within_s)
         yield server
     finally:
         if server.own or adopt:
@@ -90,14 +95,20 @@ class Embedded:
         self._process = cluster.spawn(self.folder, self.socket_folder)
 
     async def ready(self) -> bool:
-        """Wait while it starts; return whether it answers (False: it has ended instead)."""
-        while True:
+        """Wait for as long as it starts; return whether it answers (False: it has ended instead)."""
+        loop = asyncio.get_running_loop()
+        started_s = reminded_s = loop.time()
+        for pause_s in delays(0.05, 1.0):
             answer = await self.answers()
             if answer is Answer.YES:
                 return True
             if answer is Answer.NONE and self._number() is None:
                 return False
-            await asyncio.sleep(0.05)
+            if loop.time() - reminded_s >= REMIND_S:
+                reminded_s = loop.time()
+                log.info("embedded.starting", waited_s=round(reminded_s - started_s), hint=_see(self.folder))
+            await asyncio.sleep(pause_s)
+        raise AssertionError("delays() is endless")
 
     async def stop(self) -> None:
         """Shut it down fast; it may be one that this process did not start and cannot wait for."""
@@ -149,12 +160,15 @@ async def _listening_in(folder: Path) -> Path | None:
     return socket.parent
 
 
-async def _first_answer(server: Embedded) -> None:
-    answers = False
-    with suppress(TimeoutError):
-        async with asyncio.timeout(START_TIMEOUT_S):
+async def _first_answer(server: Embedded, within_s: float | None) -> None:
+    try:
+        async with asyncio.timeout(within_s):
             answers = await server.ready()
-    if not answers:
-        raise DatabaseUnavailableError(
-            "the embedded PostgreSQL does not start", hint=f"see {server.folder.parent / 'postgres.log'}"
-        )
+    except TimeoutError:
+        return
+    if not answers and within_s is None:
+        raise DatabaseUnavailableError("the embedded PostgreSQL does not start", hint=_see(server.folder))
+
+
+def _see(folder: Path) -> str:
+    return f"see {folder.parent / 'postgres.log'}"

@@ -10,13 +10,15 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
 import pytest
+from harness.daemon import Daemon
 from harness.postgres import short_folder
-from harness.waiting import wait_until
+from harness.venue import OracleVenue
+from harness.waiting import until, wait_until
 from structlog.testing import capture_logs
 
 from recio_ingest import cluster, embedded
@@ -92,6 +94,21 @@ def assign(pid: int, state_dir: Path) -> None:
     for lock in (state_dir / "postgres" / "postmaster.pid", *(state_dir / "postgres.socket").glob("*.lock")):
         lines = lock.read_text().split("\n")
         lock.write_text("\n".join([str(pid), *lines[1:]]))
+
+
+@contextlib.asynccontextmanager
+async def recovering(state_dir: Path) -> AsyncIterator[Path]:
+    """A cluster whose next start recovers until the yielded file is there, as one with much to recover does."""
+    async with embedded.running(state_dir):
+        pass
+    go = state_dir / "go"
+    with (state_dir / "postgres" / "postgresql.auto.conf").open("a") as conf:
+        conf.write(f"restore_command = 'until test -e {go}; do sleep 0.05; done; false'\n")
+    (state_dir / "postgres" / "recovery.signal").touch()
+    try:
+        yield go
+    finally:
+        go.touch()
 
 
 async def answer(dsn: str) -> str:
@@ -202,6 +219,77 @@ async def test_socket_was_tidied_away(state_dir: Path, killed: bool) -> None:  #
         assert await answer(server.dsn)
         assert not works(pid)
     assert not server.socket_folder.exists()
+
+
+async def test_recovery_is_waited_for(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command waits for as long as the server recovers, and is told of it now and then."""
+    monkeypatch.setattr(embedded, "REMIND_S", 0.5)
+
+    async def entered() -> str:
+        async with embedded.running(state_dir) as server:
+            return await answer(server.dsn)
+
+    async with recovering(state_dir) as go, asyncio.TaskGroup() as group:
+        with capture_logs() as lines:
+            command = group.create_task(entered())
+            await asyncio.sleep(3)
+            assert not command.done()
+            go.touch()
+            assert await command
+    assert 2 <= [line["event"] for line in lines].count("embedded.starting") <= 6
+
+
+async def test_recovery_does_not_delay_the_daemon(state_dir: Path) -> None:
+    """The daemon gets the address of a server that recovers after a moment, and the server in the end."""
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+
+    async def answers() -> bool:
+        return await server.answers() is embedded.Answer.YES
+
+    async with recovering(state_dir) as go, embedded.running(state_dir, adopt=True, answer_within_s=0.5) as server:
+        assert loop.time() - began_s < 10
+        with pytest.raises(asyncpg.CannotConnectNowError):
+            await answer(server.dsn)
+        pid = server.pid
+        go.touch()
+        await until(answers, within_s=30, what="the end of recovery")
+        assert server.pid == pid
+
+
+async def test_stops_while_it_recovers(state_dir: Path) -> None:
+    """Leaving while the server recovers stops it."""
+    async with recovering(state_dir):
+        async with embedded.running(state_dir, adopt=True, answer_within_s=0.5) as server:
+            pid = server.pid
+        assert not alive(pid)
+
+
+async def test_daemon_records_meanwhile(state_dir: Path) -> None:
+    """The daemon records while its server recovers, and ships what it recorded."""
+    async with (
+        OracleVenue(rate=200) as venue,
+        Daemon(state_dir, "", venue) as daemon,
+        recovering(daemon.state_dir) as go,
+    ):
+
+        async def spooled() -> bool:
+            with contextlib.suppress(OSError):
+                status = await daemon.status()
+                return not status["ready"] and bool(status["books"]["spooled"] > 500)
+            return False
+
+        async def shipped() -> bool:
+            status = await daemon.status()
+            return not status["problems"] and bool(status["books"]["shipped"] > before)
+
+        await daemon.start()
+        await until(spooled, within_s=30, what="frames in the spool", every_s=0.05)
+        before = 500
+        go.touch()
+        await until(shipped, within_s=30, what="the frames in the database", every_s=0.05)
+        assert await daemon.terminate() == 0
+    assert cluster.postmaster(daemon.state_dir / "postgres") is None
 
 
 def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
