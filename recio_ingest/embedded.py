@@ -1,4 +1,4 @@
-"""A PostgreSQL of one's own, for people without one: started for the daemon, and gone when the daemon is."""
+"""A PostgreSQL of one's own, for people without one: it runs while the daemon runs, and is gone when the daemon is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import structlog
 
 from recio_ingest import cluster
 from recio_ingest.backoff import delays
-from recio_ingest.errors import DatabaseUnavailableError
+from recio_ingest.errors import ConfigError, DatabaseUnavailableError
 
 log = structlog.get_logger()
 
@@ -25,6 +25,11 @@ STOP_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
 # Recovery after a crash takes as long as it takes; somebody may be watching.
 REMIND_S = 60.0
+LOOK_EVERY_S = 0.5
+# The killed server's last processes leave within the first pause; a server that cannot start is not started in a whirl.
+FIRST_DELAY_S, MAX_DELAY_S = 0.5, 30.0
+# A server that ran for this long ended for a new reason.
+STEADY_S = 60.0
 
 
 class Answer(Enum):
@@ -40,31 +45,42 @@ class Answer(Enum):
 async def running(
     state_dir: Path, *, adopt: bool = False, answer_within_s: float | None = None
 ) -> AsyncIterator[Embedded]:
-    """Start the server under `state_dir` (made at the first start), or go on with one that runs already.
+    """Keep the server under `state_dir` running (made at the first start), or go on with one that runs already.
 
-    With `adopt`, a server found running is one that a killed daemon left behind, and is stopped on leaving like one's
-    own; without, it is somebody else's. With `answer_within_s` the server is yielded after that time even if it is
-    still recovering; without, only once it answers. Raises DatabaseUnavailableError where it ends instead.
+    With `adopt`, a server found running is one that a killed daemon left behind, and is kept up and stopped on leaving
+    like one's own; without, it is somebody else's. With `answer_within_s` the server is yielded after that time even if
+    it is still recovering; without, only once it answers. Raises DatabaseUnavailableError where it ends instead.
     """
     folder = state_dir.resolve() / "postgres"
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (folder / "PG_VERSION").exists():
         await cluster.initialise(folder)
     server = Embedded(folder, await _listening_in(folder) or cluster.socket_folder(folder.parent))
+    failure: Exception | None = None
     try:
         await server.start()
         await _first_answer(server, answer_within_s)
-        yield server
+        async with asyncio.TaskGroup() as group:
+            supervising = group.create_task(server.supervise(), name="embedded") if server.own or adopt else None
+            try:
+                yield server
+            except Exception as exc:  # noqa: BLE001  # raised again below, where no group wraps it
+                failure = exc
+            finally:
+                if supervising is not None:
+                    supervising.cancel()
     finally:
         if server.own or adopt:
             await server.stop()
         if server.socket_folder.parent != folder.parent:
             with suppress(OSError):
                 server.socket_folder.rmdir()
+    if failure is not None:
+        raise failure
 
 
 class Embedded:
-    """A server: its address, and for tests its process number."""
+    """A server: its address, for tests its process number, and what keeps it running."""
 
     def __init__(self, folder: Path, socket_folder: Path) -> None:
         self.folder = folder
@@ -110,6 +126,29 @@ class Embedded:
             await asyncio.sleep(pause_s)
         raise AssertionError("delays() is endless")
 
+    async def supervise(self) -> None:
+        """Start it again whenever it has ended, for ever."""
+        loop = asyncio.get_running_loop()
+        pauses = delays(FIRST_DELAY_S, MAX_DELAY_S)
+        ended = False
+        while True:
+            if await self.ready():
+                if ended:
+                    log.info("embedded.restarted", pid=self._number())
+                since_s = loop.time()
+                await self._end()
+                if loop.time() - since_s > STEADY_S:
+                    pauses = delays(FIRST_DELAY_S, MAX_DELAY_S)
+            ended = True
+            pause_s = next(pauses)
+            code = self._process.returncode if self._process else None
+            log.warning("embedded.ended", exit_code=code, retry_s=round(pause_s, 1), hint=_see(self.folder))
+            await asyncio.sleep(pause_s)
+            try:
+                await self.start()
+            except (OSError, ConfigError) as exc:
+                log.error("embedded.not_started", error=str(exc))
+
     async def stop(self) -> None:
         """Shut it down fast; it may be one that this process did not start and cannot wait for."""
         pid = self._number()
@@ -135,6 +174,12 @@ class Embedded:
         except asyncpg.PostgresError:
             return Answer.YES  # a refusal is an answer
         return Answer.YES
+
+    async def _end(self) -> None:
+        while await self._runs():
+            if cluster.is_cut_off(self.folder):
+                await self.stop()
+            await asyncio.sleep(LOOK_EVERY_S)
 
     async def _runs(self) -> bool:
         return self._number() is not None or await self.answers() is not Answer.NONE

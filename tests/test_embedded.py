@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: private, found again after a kill, and gone when the daemon is."""
+"""The embedded PostgreSQL: private, found again after a kill, kept running, and gone when the daemon is."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -22,7 +23,7 @@ from harness.waiting import until, wait_until
 from structlog.testing import capture_logs
 
 from recio_ingest import cluster, embedded
-from recio_ingest.errors import ConfigError
+from recio_ingest.errors import ConfigError, DatabaseUnavailableError
 
 KILLED_DAEMON = """
 import asyncio, sys
@@ -160,6 +161,30 @@ async def test_found_running(state_dir: Path) -> None:
     assert not works(pid)
 
 
+@pytest.mark.parametrize("adopt", [False, True])
+async def test_started_again(state_dir: Path, adopt: bool) -> None:  # noqa: FBT001  # pytest gives it
+    """A server that is killed while it is needed runs again, one line each time, and leaves no zombie."""
+    if adopt:
+        left_behind(state_dir)
+    async with embedded.running(state_dir, adopt=adopt) as server:
+        for _ in range(2):
+            killed = server.pid
+            with capture_logs() as lines:
+                kill(killed)
+                await until(lambda: restarted(lines), within_s=30, what="the restart")
+            assert await answer(server.dsn)
+            assert server.pid != killed
+            assert [line["event"] for line in lines].count("embedded.restarted") == 1
+        assert not alive(killed)
+        last = server.pid
+    assert not alive(last)
+
+
+async def restarted(lines: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the log says that the server was started again."""
+    return "embedded.restarted" in [line["event"] for line in lines]
+
+
 async def test_killed_server_does_not_delay_the_end(state_dir: Path) -> None:
     """Leaving does not wait for a server that was killed, although its postmaster.pid is still there."""
     loop = asyncio.get_running_loop()
@@ -168,6 +193,31 @@ async def test_killed_server_does_not_delay_the_end(state_dir: Path) -> None:
         leaving_s = loop.time()
     assert (state_dir / "postgres" / "postmaster.pid").exists()
     assert loop.time() - leaving_s < 5
+
+
+async def test_server_that_cannot_start(state_dir: Path) -> None:
+    """A command is told so at once and where to look; the daemon goes on, and its server once it can."""
+    async with embedded.running(state_dir):
+        pass
+    conf = state_dir / "postgres" / "postgresql.auto.conf"
+    good = conf.read_text()
+    conf.write_text(good + "shared_buffers = nonsense\n")
+    with pytest.raises(DatabaseUnavailableError) as refused:
+        async with embedded.running(state_dir):
+            pass
+    assert "postgres.log" in refused.value.hint
+    with capture_logs() as lines:
+        async with embedded.running(state_dir, adopt=True, answer_within_s=30) as server:
+            conf.write_text(good)
+            await until(lambda: restarted(lines), within_s=30, what="the restart")
+            assert await answer(server.dsn)
+
+
+async def test_error_inside_is_not_wrapped(state_dir: Path) -> None:
+    """What goes wrong while the server runs is raised as it is, not in a group with the supervision."""
+    with pytest.raises(ZeroDivisionError):
+        async with embedded.running(state_dir):
+            raise ZeroDivisionError
 
 
 async def test_number_is_somebody_elses_by_now(state_dir: Path) -> None:
@@ -218,6 +268,10 @@ async def test_socket_was_tidied_away(state_dir: Path, killed: bool) -> None:  #
     async with embedded.running(deep) as server:
         assert await answer(server.dsn)
         assert not works(pid)
+        with capture_logs() as lines:
+            shutil.rmtree(server.socket_folder)
+            await until(lambda: restarted(lines), within_s=30, what="the restart")
+        assert await answer(server.dsn)
     assert not server.socket_folder.exists()
 
 
@@ -266,7 +320,7 @@ async def test_stops_while_it_recovers(state_dir: Path) -> None:
 
 
 async def test_daemon_records_meanwhile(state_dir: Path) -> None:
-    """The daemon records while its server recovers, and ships what it recorded."""
+    """The daemon records while its server recovers, ships what it recorded, and does so again after a kill."""
     async with (
         OracleVenue(rate=200) as venue,
         Daemon(state_dir, "", venue) as daemon,
@@ -288,7 +342,11 @@ async def test_daemon_records_meanwhile(state_dir: Path) -> None:
         before = 500
         go.touch()
         await until(shipped, within_s=30, what="the frames in the database", every_s=0.05)
+        before = (await daemon.status())["books"]["received"]
+        kill(embedded.Embedded(daemon.state_dir / "postgres", daemon.state_dir).pid)
+        await until(shipped, within_s=30, what="frames from after the kill", every_s=0.05)
         assert await daemon.terminate() == 0
+        assert daemon.stdout.count("embedded.restarted") + daemon.stderr.count("embedded.restarted") == 1
     assert cluster.postmaster(daemon.state_dir / "postgres") is None
 
 
