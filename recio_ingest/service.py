@@ -38,6 +38,8 @@ VERSION = version("recio-ingest")
 TICK_S = 1.0
 # systemd waits TimeoutStopSec=60; a database that takes longer than this to drain gets the rest at the next start.
 DRAIN_S = 20.0
+# An embedded PostgreSQL that was stopped in peace answers in a fraction of this; one that recovers is not waited for.
+EMBEDDED_WITHIN_S = 2.0
 PARTITIONS_EVERY_S = 3600.0
 PARTITIONS_RETRY_S = 30.0
 # The spool takes a tick every second and the shipper commits it: ten missed ones are no accident.
@@ -67,7 +69,8 @@ async def serve(settings: Settings, feeds: Sequence[Feed], *, takeover: bool = F
         )
         dsn = settings.database.dsn
         if not dsn:
-            dsn = (await stack.enter_async_context(embedded.running(settings.state_dir, adopt=True))).dsn
+            server = embedded.running(settings.state_dir, adopt=True, answer_within_s=EMBEDDED_WITHIN_S)
+            dsn = (await stack.enter_async_context(server)).dsn
         daemon = Daemon(settings, feeds, spool, dsn, notifier, takeover=takeover)
         _tune_collector()
         log.info("service.started", version=VERSION, feeds=[feed.name for feed in feeds], spool_id=spool.spool_id)

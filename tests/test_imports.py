@@ -17,12 +17,12 @@ MODULES = {
 WORDS = {"__init__", "backoff", "errors", "faults", "numeric", "partitions", "records", "settings", "sql"}
 VENUES = {"decode"} | {name for name in MODULES if name.split(".")[0] == "feeds"}
 INSTRUMENTS = {"logs", "metrics", "notify"}
-EDGES = {"credentials", "embedded", "schema", "segments", "spool", "store", "stream"}
+EDGES = {"cluster", "credentials", "embedded", "schema", "segments", "spool", "store", "stream"}
 FLOWS = {"replay", "ship"}
 TOP = {"__main__", "service", "status", "web"} | {name for name in MODULES if name.split(".")[0] == "demo"}
 LAYERS = (WORDS, VENUES, INSTRUMENTS, EDGES, FLOWS, TOP)
 
-BESIDE = {"spool": {"segments"}, "stream": {"spool"}}
+BESIDE = {"embedded": {"cluster"}, "spool": {"segments"}, "stream": {"spool"}}
 """The edges that may know another edge; every edge not named here knows none."""
 
 IMPURE = {"asyncio", "socket", "sqlite3", "asyncpg", "structlog", "prometheus_client"}
