@@ -15,7 +15,7 @@ import asyncpg
 import structlog
 import uvloop
 
-from recio_ingest import embedded, feeds, logs, replay, schema, service, ship, status, store
+from recio_ingest import embedded, feeds, logs, replay, report, schema, service, ship, status, store
 from recio_ingest.credentials import offer_password_file
 from recio_ingest.errors import EXIT_USAGE, ConfigError, RecioError
 from recio_ingest.records import Outcome
@@ -64,7 +64,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     mode.add_argument("--replay-quarantine", action="store_true", help="decode quarantined frames again")
     mode.add_argument("--status", action="store_true", help="ask the running daemon")
     mode.add_argument("--demo", action="store_true", help="run against simulated venues on loopback")
-    mode.add_argument("--version", action="version", version=f"recio-ingest {service.VERSION}")
+    mode.add_argument("--version", action="version", version=f"recio-ingest {report.VERSION}")
     arguments = parser.parse_args(argv)
     if arguments.adopt and not arguments.migrate:
         parser.error("--adopt goes with --migrate")

@@ -9,14 +9,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import platform
-import shutil
 import signal
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from importlib.metadata import version
-from typing import Any
 
 import structlog
 
@@ -24,7 +21,8 @@ from recio_ingest import embedded, metrics, partitions, schema, store, web
 from recio_ingest.faults import classify
 from recio_ingest.feeds import Feed
 from recio_ingest.notify import Notifier
-from recio_ingest.records import DAEMON_FEED, LIVE_STREAM, Kind, Outcome
+from recio_ingest.records import DAEMON_FEED, LIVE_STREAM, Kind
+from recio_ingest.report import VERSION, Report
 from recio_ingest.settings import Settings
 from recio_ingest.ship import Shipper
 from recio_ingest.spool import Spool
@@ -34,7 +32,6 @@ from recio_ingest.stream import Stream
 
 log = structlog.get_logger()
 
-VERSION = version("recio-ingest")
 TICK_S = 1.0
 # systemd waits TimeoutStopSec=60; a database that takes longer than this to drain gets the rest at the next start.
 DRAIN_S = 20.0
@@ -42,10 +39,6 @@ DRAIN_S = 20.0
 EMBEDDED_WITHIN_S = 2.0
 PARTITIONS_EVERY_S = 3600.0
 PARTITIONS_RETRY_S = 30.0
-# The spool takes a tick every second and the shipper commits it: ten missed ones are no accident.
-STALLED_S = 10.0
-# Twice the time limit of a database command (rolling back may take another), and some.
-SHIPPER_STUCK_S = 2 * store.COMMAND_TIMEOUT_S + 30.0
 # A daemon that may not write to the database should find out before it records: a refused one leaves nothing behind.
 FIRST_ANSWER_S = 5.0
 
@@ -75,11 +68,11 @@ async def serve(settings: Settings, feeds: Sequence[Feed], *, takeover: bool = F
         _tune_collector()
         log.info("service.started", version=VERSION, feeds=[feed.name for feed in feeds], spool_id=spool.spool_id)
         await daemon.run(stop)
-        log.info("service.stopped", spooled=daemon.books.snapshot(daemon.shipper.progress.position)["spooled"])
+        log.info("service.stopped", spooled=daemon.report.books.snapshot(daemon.shipper.progress.position)["spooled"])
 
 
 class Daemon:
-    """Everything that runs side by side, and what it says of itself."""
+    """Everything that runs side by side."""
 
     def __init__(
         self, settings: Settings, feeds: Sequence[Feed], spool: Spool, dsn: str, notifier: Notifier, *, takeover: bool
@@ -89,8 +82,6 @@ class Daemon:
         self._dsn = dsn
         self._notifier = notifier
         self._takeover = takeover
-        self._started_s = time.monotonic()
-        self.books = Books(spool)
         self.streams = [Stream(feed, spool) for feed in feeds]
         self.shipper = Shipper(
             spool,
@@ -100,6 +91,7 @@ class Daemon:
             min_interval_s=settings.batch.min_interval_ms / 1000,
             prepare=self._prepare,
         )
+        self.report = Report(settings, spool, self.streams, self.shipper)
         metrics.BUILD.labels(VERSION, platform.python_version()).set(1)
         metrics.DATABASE_UP.set(0)
 
@@ -114,7 +106,7 @@ class Daemon:
                 plumbing.create_task(self._tick(), name="tick"),
                 plumbing.create_task(self._keep_partitions(), name="partitions"),
             ]
-            async with web.serving(http.host, http.port, self.status):
+            async with web.serving(http.host, http.port, self.report.status):
                 async with asyncio.TaskGroup() as sources:
                     readers = [
                         sources.create_task(stream.run(), name=f"feed {stream.feed.name}") for stream in self.streams
@@ -139,75 +131,6 @@ class Daemon:
         except TimeoutError:
             log.warning("service.database_silent", hint="recording begins; frames wait in the spool")
 
-    async def status(self) -> dict[str, Any]:
-        """Return the state of everything, as JSON; moves the gauges that are read and not counted."""
-        progress = self.shipper.progress
-        books = self.books.snapshot(progress.position)
-        metrics.SPOOL_PENDING.set(books["spooled"])
-        metrics.SPOOL_BYTES.set(self._spool.size_bytes)
-        free_bytes = shutil.disk_usage(self._settings.state_dir).free
-        metrics.DISK_FREE.labels("state_dir").set(free_bytes)
-        problems = self._problems()
-        position = progress.position
-        return {
-            "version": VERSION,
-            "healthy": not problems,
-            "ready": progress.schema_ready and progress.fault is None,
-            "problems": problems,
-            "uptime_s": round(time.monotonic() - self._started_s),
-            "books": books,
-            "spool": {
-                "pending_frames": books["spooled"],
-                "size_bytes": self._spool.size_bytes,
-                "max_bytes": self._settings.spool.max_bytes,
-                "disk_free_bytes": free_bytes,
-            },
-            "database": {
-                "up": progress.fault is None and position is not None,
-                "fault": progress.fault,
-                "schema_ready": progress.schema_ready,
-                "epoch": position.epoch if position else None,
-                "frame_no": position.frame_no if position else None,
-            },
-            "feeds": {stream.feed.name: self._feed_status(stream) for stream in self.streams},
-        }
-
-    def _feed_status(self, stream: Stream) -> dict[str, Any]:
-        now_s = time.monotonic()
-        newest_s = metrics.LAG.newest_s.get(stream.feed.name)
-        silent_s = now_s - stream.status.last_message_s if stream.status.last_message_s else None
-        return {
-            "connected": stream.status.connected,
-            "cause": stream.status.cause or None,
-            "last_message_age_s": None if silent_s is None else round(silent_s, 1),
-            "lag_s": None if newest_s is None else round(time.time() - newest_s, 3),
-            "received": stream.status.received,
-        }
-
-    def _problems(self) -> list[str]:
-        progress = self.shipper.progress
-        problems = []
-        if self._spool.failing:
-            problems.append("spool: cannot be written, frames wait; look at the disk")
-        elif not self._spool_moving():
-            problems.append("spool: has taken nothing for 10 s")
-        if self._spool.at_limit:
-            problems.append("spool: full, the feeds are paused")
-        if progress.fault is not None:
-            problems.append(f"database: {progress.fault}")
-        elif progress.position is None:
-            problems.append("database: not connected yet")
-        elif not self._shipper_moving():
-            problems.append("database: nothing was committed for 10 s")
-        down = [stream for stream in self.streams if not stream.status.connected]
-        return problems + [f"feed {stream.feed.name}: not connected ({stream.status.cause})" for stream in down]
-
-    def _spool_moving(self) -> bool:
-        return time.monotonic() - self._spool.durable_at_s < STALLED_S
-
-    def _shipper_moving(self) -> bool:
-        return time.monotonic() - self.shipper.progress.committed_at_s < STALLED_S
-
     async def _acquire(self, opened: Store, epoch: int) -> Position:
         spool, start_no = self._spool, self._spool.oldest_no - 1
         known = await opened.peek(LIVE_STREAM) if not epoch else None
@@ -225,7 +148,7 @@ class Daemon:
             epoch=epoch,
             takeover=self._takeover and not epoch,
         )
-        await self.books.open(position)
+        await self.report.books.open(position)
         return position
 
     async def _prepare(self) -> None:
@@ -273,20 +196,11 @@ class Daemon:
             due_s = time.monotonic() + TICK_S
             if not self._spool.full:
                 self._spool.append(DAEMON_FEED, Kind.TICK, time.time_ns(), b"")
-            if time.monotonic() - fed_s > self._notifier.watchdog_s / 3 > 0 and self._moving():
+            if time.monotonic() - fed_s > self._notifier.watchdog_s / 3 > 0 and self.report.moving():
                 fed_s = time.monotonic()
                 self._notifier.alive("recording")
             await asyncio.sleep(due_s - time.monotonic())
             metrics.LOOP_LAG.set(max(0.0, time.monotonic() - due_s))
-
-    def _moving(self) -> bool:
-        """Whether a restart could not help: all moves, or what stands still has a reason that is known and outside."""
-        spool_moves = self._spool_moving() or bool(self._spool.failing) or self._spool.at_limit
-        progress = self.shipper.progress
-        # A database that hangs is found out by the time limit of its commands; only then is the shipper to blame.
-        idle_s = time.monotonic() - progress.committed_at_s
-        shipper_moves = idle_s < SHIPPER_STUCK_S or progress.fault is not None or progress.position is None
-        return (spool_moves and shipper_moves) or time.monotonic() - self._started_s < STALLED_S
 
     async def _drain(self, spooling: asyncio.Task[None]) -> None:
         """Make durable what was gathered; then let the shipper catch up, if the database is there and quick."""
@@ -301,32 +215,6 @@ class Daemon:
                     await asyncio.sleep(0.01)
         except TimeoutError:
             log.warning("service.drain_cut", hint="the rest stays in the spool and ships at the next start")
-
-
-class Books:
-    """received = shipped + state + duplicate + control + quarantined + spooled.
-
-    Received is counted by the spool, the outcomes by the database (under a CHECK); what is left is in the spool.
-    """
-
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
-        self._base_received = 0
-        self._base_durable = 0
-
-    async def open(self, position: Position) -> None:
-        """Count anew from a position that was just read: what the database has, and what the spool has after it."""
-        durable = self._spool.durable_count
-        pending = await self._spool.count_after(position.frame_no)
-        self._base_received = sum(position.counts.values()) + pending
-        self._base_durable = durable
-
-    def snapshot(self, position: Position | None) -> dict[str, int]:
-        """Return the books as they stand."""
-        counts = {outcome: position.counts[outcome] if position else 0 for outcome in Outcome}
-        received = self._base_received + self._spool.durable_count - self._base_durable
-        spooled = received - sum(counts.values())
-        return {"received": received, **{str(outcome): count for outcome, count in counts.items()}, "spooled": spooled}
 
 
 def _log_partitions(exc: BaseException) -> None:

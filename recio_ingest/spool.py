@@ -7,13 +7,12 @@ from memory while the shipper keeps up, from the files when it does not. Memory 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import sqlite3
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -22,8 +21,8 @@ from typing import Self
 import orjson
 import structlog
 
-from recio_ingest import metrics, segments
-from recio_ingest.errors import SpoolError, SpoolLockedError
+from recio_ingest import metrics, segments, spool_folder
+from recio_ingest.errors import SpoolError
 from recio_ingest.records import DAEMON_FEED, Frame, Kind, make
 from recio_ingest.segments import HEAD, Damaged, Group, Segment
 
@@ -69,9 +68,9 @@ class Spool:
         self._max_bytes = max_bytes
         self._sync_interval_s = sync_interval_s
         self._now_ns = now_ns
-        self._lock = _lock(folder)
+        self._lock = spool_folder.lock(folder)
         try:
-            self._segments = list(_scan(folder))
+            self._segments = list(spool_folder.scan(folder))
         except BaseException:
             os.close(self._lock)
             raise
@@ -103,7 +102,7 @@ class Spool:
         self._recent_bytes = 0
         # Where the newest frames of the run before are damaged, nothing says how many there were: all numbers up to
         # the first of this run are then lost.
-        self._end_lost = newest is not None and (newest.suspect or _moved_after(folder, newest))
+        self._end_lost = newest is not None and (newest.suspect or spool_folder.moved_after(folder, newest))
         self._recent_floor = self.start_no - 1 if self._end_lost else self.durable_no
 
     @property
@@ -356,46 +355,3 @@ class Spool:
             # Nothing in it was ever confirmed; the group is written again under the same name.
             self._segments.pop()
             segments.remove(segment)
-
-
-def _lock(folder: Path) -> int:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(folder / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise SpoolError(
-            f"the spool folder {folder} cannot be used: {exc.strerror}",
-            hint="give the daemon's account a state_dir that it owns",
-        ) from exc
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        os.close(descriptor)
-        raise SpoolLockedError(
-            f"another recio-ingest has the spool {folder} open",
-            hint="stop the other one, or give this one a state_dir of its own",
-        ) from exc
-    return descriptor
-
-
-def _scan(folder: Path) -> Iterator[Segment]:
-    """Yield the segments that can be opened, oldest first; move damaged ones aside, never delete them.
-
-    Raises SpoolError where the trouble is not in the file: it may well be whole.
-    """
-    for path in sorted(folder.glob(segments.PATTERN)):
-        try:
-            yield segments.describe(path)
-        except (sqlite3.Error, KeyError, ValueError, TypeError) as exc:
-            if isinstance(exc, sqlite3.Error) and segments.is_passing(exc):
-                raise SpoolError(
-                    f"the spool segment {path.name} cannot be opened: {exc}",
-                    hint="let the daemon's account, and nobody else, own the files of the spool",
-                ) from exc
-            aside = segments.move_aside(path)
-            log.error("spool.segment_damaged", segment=path.name, moved_to=aside.name, error=str(exc))
-
-
-def _moved_after(folder: Path, newest: Segment) -> bool:
-    """Tell whether a segment that was moved aside, now or at an earlier start, came after the newest one left."""
-    return any(path.stem > newest.path.stem for path in folder.glob(f"*{segments.ASIDE}"))

@@ -470,7 +470,7 @@ async def test_memory_is_bounded_when_nobody_reads(tmp_path: Path) -> None:
         written = await put(opened, 20, size=2**16, groups=20)
         cached = sum(len(frame.data) for group, _ in opened._recent for frame in group)
         assert cached == opened._recent_bytes - 14 * sum(len(group) for group, _ in opened._recent)
-        assert 4 * 2**20 < cached <= 8 * 2**20 < 25 * 2**20 <= sum(len(frame.data) for frame in written)
+        assert 2 * 2**20 < cached <= 4 * 2**20 < 25 * 2**20 <= sum(len(frame.data) for frame in written)
         assert await read_all(opened, written[0].frame_no - 1, step=1000) == written
         assert len(await opened.read(written[0].frame_no - 1, 10**6)) < 200
 
