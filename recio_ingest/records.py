@@ -170,8 +170,3 @@ class Batch:
 def micros(moment: datetime) -> Micros:
     """Return an aware time as microseconds since 1970."""
     return (moment - EPOCH) // _MICROSECOND
-
-
-def utc(moment: Micros) -> datetime:
-    """Return microseconds since 1970 as an aware time."""
-    return EPOCH + moment * _MICROSECOND

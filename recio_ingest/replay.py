@@ -98,7 +98,6 @@ class JsonLines:
         self._lines = self._frames()
         self._pace = _Pace(speed)
         self._base_no = 0
-        self._skip_to_no = 0
 
     async def acquire(self, opened: Store, stream: str, epoch: int) -> Position:
         """Begin or go on with this file's own stream."""

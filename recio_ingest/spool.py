@@ -85,7 +85,6 @@ class Spool:
         self.durable_at_s = 0.0
         self.failing = ""
         self._segment_bytes = min(SEGMENT_BYTES, max_bytes // 8)
-        self._committed_no = -1
         self._connection: sqlite3.Connection | None = None
         self._opened_at_s = 0.0
         self._writer = ThreadPoolExecutor(1, "spool-writer")
@@ -200,7 +199,6 @@ class Spool:
 
     def committed(self, frame_no: int) -> None:
         """Note that everything up to this frame is in the database, and trim what need not be kept."""
-        self._committed_no = frame_no
         oldest_s = self._now_ns() / 1e9 - self._retain_s
         while len(self._segments) > 1 and (first := self._segments[0]).last_no <= frame_no:
             if first.closed_at_s > oldest_s and not self.at_limit:
