@@ -30,9 +30,11 @@ from recio_ingest import store
 from recio_ingest.decode import Decoder
 from recio_ingest.records import TABLES, BtcPrice, Frame, Kind
 
-LOADED_S = 8.0
+LOADED_S = 5.0
+# The limit and the daemon by turns, the best of each: a neighbour on the same host moves single figures by a third.
+ROUNDS = 3
 STEADY_S = 15.0
-MANY = 800_000
+MANY = 600_000
 RECEIVED = 400_000
 COPIED = 200_000
 BATCH = 1000
@@ -69,11 +71,18 @@ async def main() -> None:
 
 async def figures(server: PostgresServer) -> Table:
     """Measure, one after the other, and return the table."""
-    async with blaster(MANY, 0, cpu=0) as venue:
-        bare = await alone("receive", venue.url)
+    bares, fulls = [], []
+    for turn in range(ROUNDS):
+        async with blaster(MANY, 0, cpu=0) as venue:
+            bares.append(await alone("receive", venue.url))
+        async with blaster(MANY, 0, cpu=0) as venue:
+            fulls.append(await under_load(await database(server, f"full_{turn}"), venue, LOADED_S))
+    bare = max(bares, key=lambda done: float(done["frames_per_cpu_s"]))
+    full = max(fulls, key=lambda done: done.frames_per_cpu_s)
     bare_copy = await alone("copy", await database(server, "copy"))
-    async with blaster(MANY, 0, cpu=0) as venue:
-        full = await under_load(await database(server, "full"), venue, LOADED_S)
+    for name in ("copy", *(f"full_{turn}" for turn in range(ROUNDS))):
+        await execute(server.dsn(), f"DROP DATABASE bench_{name} WITH (FORCE)")
+    await execute(server.dsn(), "CHECKPOINT")
     async with blaster(int(2000 * (STEADY_S + 10)), 2000, cpu=0) as venue:
         busy = await under_load(await database(server, "busy"), venue, STEADY_S)
     async with blaster(int(100 * (STEADY_S + 10)), 100, cpu=0) as venue:
@@ -90,7 +99,7 @@ async def figures(server: PostgresServer) -> Table:
         ("bare COPY of the same rows, asyncpg", f"{bare_copy['rows_per_s']:,.0f} rows/s", ""),
         ("socket to committed", f"{full.frames_per_cpu_s:,.0f} frames per CPU second", ""),
         ("socket to committed", f"{full.frames_per_s:,.0f} frames/s on {full.cores:.2f} of a core", ""),
-        ("... beside the bare loop", f"{ratio:.2f}", ">= 0.50"),
+        ("... beside the bare loop", f"{ratio:.2f} (best of {ROUNDS} each)", ">= 0.50"),
         ("... resident memory", f"{full.rss_mb:.0f} MB", "< 100 MB"),
         *steady("2,000 frames/s", busy, 30),
         *steady("100 frames/s", quiet, 5),
