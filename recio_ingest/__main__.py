@@ -110,6 +110,10 @@ async def _serve(settings: Settings, *, takeover: bool) -> None:
     streams = feeds.configured(settings.feeds)
     if not streams:
         raise ConfigError("no feed is enabled", hint="set enabled = true under one of [feeds.*]")
+    for name in sorted({name for name, section in settings.feeds if section.enabled} - {each.name for each in streams}):
+        log.warning(
+            "feed.not_available", feed=name, hint=f"this version cannot record it; feeds.{name}.enabled = false"
+        )
     await service.serve(settings, streams, takeover=takeover)
 
 
