@@ -20,7 +20,9 @@ log = structlog.get_logger()
 def lock(folder: Path) -> int:
     """Make and lock the folder; return the lock's descriptor. Raises SpoolError, SpoolLockedError."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The mode is only the last folder's, and the state folder holds more than the spool: PostgreSQL's log, for one.
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(folder / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise SpoolError(

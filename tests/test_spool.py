@@ -519,3 +519,10 @@ async def test_numbers_follow_the_database(tmp_path: Path) -> None:
         assert ahead + 1 == opened.append("coinbase", Kind.DATA, 1, b"{}") == opened.start_no
         opened.number_after(ahead + 10**12)
         assert ahead + 2 == opened.append("coinbase", Kind.DATA, 1, b"{}")
+
+
+def test_folders_are_private(tmp_path: Path) -> None:
+    """The spool, and the state folder that it makes on the way, are this account's alone."""
+    with Spool(tmp_path / "state" / "spool", FEEDS):
+        for folder in (tmp_path / "state", tmp_path / "state" / "spool"):
+            assert folder.stat().st_mode & 0o077 == 0
