@@ -54,7 +54,7 @@ async def replay(dsn: str, path: Path, feed: str | None, speed: float, max_rows:
         return batch
 
     shipper = Shipper(
-        source, lambda: dsn, acquire, stream=stream, max_rows=max_rows, min_interval_s=0, refine=only_new, patient=False
+        source, dsn, acquire, stream=stream, max_rows=max_rows, min_interval_s=0, refine=only_new, patient=False
     )
     await shipper.run()
     assert shipper.progress.position is not None

@@ -85,7 +85,7 @@ class Daemon:
         self.streams = [Stream(feed, spool) for feed in feeds]
         self.shipper = Shipper(
             spool,
-            lambda: self._dsn,
+            dsn,
             self._acquire,
             max_rows=settings.batch.max_rows,
             min_interval_s=settings.batch.min_interval_ms / 1000,

@@ -65,7 +65,7 @@ class Shipper:
     def __init__(
         self,
         source: Source,
-        dsn: Callable[[], str],
+        dsn: str,
         acquire: Callable[[Store, int], Awaitable[Position]],
         *,
         stream: str = LIVE_STREAM,
@@ -110,7 +110,7 @@ class Shipper:
         if self._prepare is not None and not self.progress.schema_ready:
             await self._prepare()
             self.progress.schema_ready = True
-        async with store.session(self._dsn()) as opened:
+        async with store.session(self._dsn) as opened:
             position = await self._acquire(opened, self._epoch)
             self._epoch = position.epoch
             self._up(position)

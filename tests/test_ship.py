@@ -30,7 +30,7 @@ def shipper(dsn: str, source: Sequence[Frame] | Frames, *, patient: bool = False
         return await opened.acquire(LIVE_STREAM, "spool-a", start_no=0, epoch=epoch)
 
     held = source if isinstance(source, Frames) else Frames(source)
-    return Shipper(held, lambda: dsn, acquire, min_interval_s=0, patient=patient, max_rows=max_rows)
+    return Shipper(held, dsn, acquire, min_interval_s=0, patient=patient, max_rows=max_rows)
 
 
 async def until(condition: Callable[[], bool], within_s: float = 10) -> None:
