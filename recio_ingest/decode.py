@@ -13,7 +13,6 @@ from recio_ingest.errors import BadMessageError
 from recio_ingest.records import (
     DAEMON_FEED,
     Batch,
-    BtcPrice,
     Decoded,
     Frame,
     Gap,
@@ -22,6 +21,7 @@ from recio_ingest.records import (
     Newest,
     Outcome,
     Quarantined,
+    Row,
 )
 
 
@@ -34,7 +34,7 @@ class Decoder:
 
     def decode(self, frames: Sequence[Frame]) -> Batch:
         """Return the batch of these frames (at least one, in order)."""
-        tables: dict[type[BtcPrice], list[BtcPrice]] = defaultdict(list)
+        tables: dict[type[Row], list[Row]] = defaultdict(list)
         outcomes: dict[tuple[str, Outcome], int] = {}
         gaps: dict[tuple[int, int], Gap] = {}
         quarantine: list[Quarantined] = []

@@ -89,6 +89,72 @@ class BtcPrice(NamedTuple):
     row_no: int = 0
 
 
+class MarketEvent(NamedTuple):
+    """One message about a prediction market: a quote, a trade, or a step of its life. Numbers are the venue's text.
+
+    `side` is the outcome that the taker took; `sid` and `seq` are the subscription and the message's number in it.
+    """
+
+    timestamp: Micros
+    received_at: Micros
+    venue: str
+    ticker: str | None
+    event_type: str
+    frame_no: int
+    row_no: int = 0
+    event_ticker: str | None = None
+    market_id: str | None = None
+    yes_bid: str | None = None
+    yes_bid_size: str | None = None
+    yes_ask: str | None = None
+    yes_ask_size: str | None = None
+    no_bid: str | None = None
+    no_ask: str | None = None
+    last_price: str | None = None
+    last_size: str | None = None
+    side: str | None = None
+    volume: str | None = None
+    open_interest: str | None = None
+    trade_id: str | None = None
+    sid: int | None = None
+    seq: int | None = None
+    raw_json: str | None = None
+
+
+class MarketState(NamedTuple):
+    """What a prediction market is and how it stands, as far as one message says so."""
+
+    timestamp: Micros
+    received_at: Micros
+    venue: str
+    ticker: str
+    frame_no: int
+    row_no: int = 0
+    event_ticker: str | None = None
+    series_ticker: str | None = None
+    title: str | None = None
+    subtitle: str | None = None
+    status: str | None = None
+    strike_type: str | None = None
+    floor_strike: str | None = None
+    cap_strike: str | None = None
+    open_time: Micros | None = None
+    close_time: Micros | None = None
+    expected_expiration_time: Micros | None = None
+    settlement_time: Micros | None = None
+    yes_bid: str | None = None
+    yes_ask: str | None = None
+    no_bid: str | None = None
+    no_ask: str | None = None
+    last_price: str | None = None
+    volume: str | None = None
+    volume_24h: str | None = None
+    open_interest: str | None = None
+    result: str | None = None
+    expiration_value: str | None = None
+    raw_json: str | None = None
+
+
 class Gap(NamedTuple):
     """A period or range that was not received. `(frame_no, gap_no)` names it: the frame that revealed it.
 
@@ -123,7 +189,14 @@ class Quarantined(NamedTuple):
     frame: bytes
 
 
-TABLES = {BtcPrice: "btc_price_log"}
+Row = BtcPrice | MarketEvent | MarketState
+"""One row of a live table. Within a frame, no two rows have the same `row_no`, whatever their tables."""
+
+TABLES: dict[type[Row], str] = {
+    BtcPrice: "btc_price_log",
+    MarketEvent: "websocket_market_data",
+    MarketState: "market_data",
+}
 """The live table of each type of row; its columns are the type's fields, the others stay NULL."""
 
 
@@ -131,7 +204,7 @@ class Decoded(NamedTuple):
     """What one frame gave: its outcome, its rows, and the venue's own time where the frame has one."""
 
     outcome: Outcome
-    rows: tuple[BtcPrice | Gap, ...] = ()
+    rows: tuple[Row | Gap, ...] = ()
     venue_time: Micros | None = None
 
 
@@ -151,7 +224,7 @@ class Batch:
     frames: list[Frame]
     state: dict[str, Any]
     counts: dict[Outcome, int]
-    tables: dict[type[BtcPrice], list[BtcPrice]] = field(default_factory=dict)
+    tables: dict[type[Row], list[Row]] = field(default_factory=dict)
     gaps: dict[tuple[int, int], Gap] = field(default_factory=dict)
     quarantine: list[Quarantined] = field(default_factory=list)
     outcomes: dict[tuple[str, Outcome], int] = field(default_factory=dict)
@@ -165,6 +238,13 @@ class Batch:
                 counts.update({Outcome.SHIPPED: -1, outcome: 1})
                 outcomes.update({(frame.feed, Outcome.SHIPPED): -1, (frame.feed, outcome): 1})
         return replace(self, counts=counts, outcomes=outcomes)
+
+
+def trade_name(row: Row) -> tuple[str, str | None, int | str] | None:
+    """Return what names a trade among all (venue, symbol or market, its id), or None where the row is none."""
+    if isinstance(row, MarketState) or row.trade_id is None:
+        return None
+    return row.venue, row.symbol if isinstance(row, BtcPrice) else row.ticker, row.trade_id
 
 
 def micros(moment: datetime) -> Micros:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from decimal import Decimal
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
@@ -19,7 +19,7 @@ from recio_ingest import feeds, segments, store
 from recio_ingest.decode import Decoder
 from recio_ingest.errors import BadInputError, TryLaterError
 from recio_ingest.faults import Fault, classify
-from recio_ingest.records import LIVE_STREAM, Batch, BtcPrice, Decoded, Frame, Kind, Outcome
+from recio_ingest.records import LIVE_STREAM, Batch, Decoded, Frame, Gap, Kind, Outcome, trade_name
 from recio_ingest.ship import Shipper
 from recio_ingest.store import Position, Store
 
@@ -48,9 +48,9 @@ async def replay(dsn: str, path: Path, feed: str | None, speed: float, max_rows:
 
     async def only_new(opened: Store, batch: Batch) -> Batch:
         nonlocal new_rows
-        rows = batch.tables.get(BtcPrice, [])
+        rows = [row for table in batch.tables.values() for row in table]
         batch = _without_known(batch, await opened.known_trades(rows))
-        new_rows += len(batch.tables.get(BtcPrice, []))
+        new_rows += sum(map(len, batch.tables.values()))
         return batch
 
     shipper = Shipper(
@@ -72,9 +72,9 @@ async def replay_quarantine(dsn: str) -> tuple[int, int]:
                 if decoded is None:
                     remaining += 1
                     continue
-                rows = [row for row in decoded.rows if isinstance(row, BtcPrice)]
+                rows = [row for row in decoded.rows if not isinstance(row, Gap)]
                 known = await opened.known_trades(rows)
-                if rows and all(_trade(row) in known for row in rows):
+                if rows and all(trade_name(row) in known for row in rows):
                     decoded = Decoded(Outcome.DUPLICATE)
                 try:
                     used += await opened.release(entry, decoded)
@@ -87,6 +87,8 @@ async def replay_quarantine(dsn: str) -> tuple[int, int]:
 
 class JsonLines:
     """Frames out of a file with one JSON object a line: bare messages, or `{"received_at": s, "frame": {...}}`.
+
+    A file that is one JSON value over several lines, as a REST answer may be, is one frame.
 
     Without `received_at` the venue's time stands in, and without that the line before. Numbers begin after the clock
     (us) of the first run, which the stream's row remembers.
@@ -126,15 +128,12 @@ class JsonLines:
     def _frames(self) -> Iterator[Frame]:
         recv_ns, feed = 0, self._feed or UNKNOWN_FEED
         with self._path.open("rb") as file:
-            for line_no, line in enumerate(file, 1):
-                data = line.strip()
-                if not data:
-                    continue
+            for line_no, line in _lines(file):
                 try:
-                    message = json.loads(data, parse_float=Decimal)
+                    message = json.loads(line, parse_float=Decimal)
                 except (ValueError, RecursionError):
                     message = None  # the parser will say so, and the quarantine keep it
-                given, message, data = _unwrap(message, data)
+                given, message, data = _unwrap(message, line)
                 feed = self._feed or _feed_of(message) or feed
                 recv_ns = given or _venue_ns(feed, message) or recv_ns
                 yield Frame(self._base_no + line_no, recv_ns, feed, Kind.DATA, data)
@@ -211,6 +210,26 @@ def _open(path: Path, feed: str | None, speed: float) -> tuple[JsonLines | Spool
         ) from exc
 
 
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that hold something, with their numbers; an answer spread over several lines is one of them."""
+    head = file.read(_MAX_BYTES + 1).strip()
+    if len(head) <= _MAX_BYTES and b"\n" in head and not _is_json(head.partition(b"\n")[0]) and _is_json(head):
+        yield 1, head
+        return
+    file.seek(0)
+    for line_no, line in enumerate(file, 1):
+        if data := line.strip():
+            yield line_no, data
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        orjson.loads(data)
+    except ValueError:
+        return False
+    return True
+
+
 def _unwrap(message: Any, data: bytes) -> tuple[int, Any, bytes]:  # noqa: ANN401  # any JSON value
     """Return the arrival time (ns, 0: not given), the message, and the message's bytes with its numbers untouched."""
     if not (isinstance(message, dict) and "frame" in message and "type" not in message):
@@ -233,19 +252,14 @@ def _venue_ns(feed: str, message: Any) -> int:  # noqa: ANN401  # any JSON value
     return moment * 1000 if moment else 0
 
 
-def _trade(row: BtcPrice) -> tuple[str, str, int | None]:
-    return row.venue, row.symbol, row.trade_id
-
-
-def _without_known(batch: Batch, known: set[tuple[str, str, int]]) -> Batch:
-    """Return the batch without trades that are in the table already; their frames count as duplicates."""
-    rows = batch.tables.get(BtcPrice, [])
-    fresh = [row for row in rows if _trade(row) not in known]
-    repeated = {row.frame_no for row in rows} - {row.frame_no for row in fresh}
-    if not repeated:
+def _without_known(batch: Batch, known: set[tuple[Any, ...]]) -> Batch:
+    """Return the batch without trades that are in a table already; frames that have no other row are duplicates."""
+    if not known:
         return batch
-    moved = batch.moved(repeated, Outcome.DUPLICATE)
-    return replace(moved, tables={BtcPrice: fresh} if fresh else {})
+    fresh = {kind: [row for row in rows if trade_name(row) not in known] for kind, rows in batch.tables.items()}
+    before, after = ({row.frame_no for rows in of.values() for row in rows} for of in (batch.tables, fresh))
+    moved = batch.moved(before - after, Outcome.DUPLICATE)
+    return replace(moved, tables={kind: rows for kind, rows in fresh.items() if rows})
 
 
 def _decode_alone(entry: Any) -> Decoded | None:  # noqa: ANN401  # asyncpg.Record

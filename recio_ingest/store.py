@@ -23,7 +23,20 @@ from recio_ingest import metrics, numeric
 from recio_ingest.errors import FencedError, MovedError, OtherWriterError
 from recio_ingest.faults import Fault, classify
 from recio_ingest.partitions import Partition
-from recio_ingest.records import TABLES, Batch, BtcPrice, Decoded, Micros, Outcome, Quarantined, micros
+from recio_ingest.records import (
+    TABLES,
+    Batch,
+    BtcPrice,
+    Decoded,
+    Gap,
+    MarketEvent,
+    Micros,
+    Outcome,
+    Quarantined,
+    Row,
+    micros,
+    trade_name,
+)
 from recio_ingest.sql import statement
 
 log = structlog.get_logger()
@@ -51,6 +64,7 @@ _SETTINGS = {
     "tcp_user_timeout": "20000",
 }
 _QUARANTINE = ("stream", *Quarantined._fields)
+_KNOWN_TRADES: dict[type[Row], str] = {BtcPrice: "known_trades", MarketEvent: "known_market_trades"}
 
 
 # PostgreSQL counts from 2000.
@@ -86,7 +100,7 @@ class Position(NamedTuple):
 class BadRow(NamedTuple):
     """One row that the database refuses, and why."""
 
-    row: BtcPrice
+    row: Row
     why: str
 
 
@@ -200,19 +214,18 @@ class Store:
             await transaction.rollback()
         return found
 
-    async def known_trades(self, rows: Sequence[BtcPrice]) -> set[tuple[str, str, int]]:
-        """Return which of these trades (venue, symbol, trade_id) the live table holds already."""
-        if not rows:
-            return set()
-        times = [row.timestamp for row in rows]
-        found = await self._connection.fetch(
-            statement("known_trades"),
-            list({row.symbol for row in rows}),
-            min(times),
-            max(times),
-            [row.trade_id for row in rows],
-        )
-        return {tuple(row) for row in found}
+    async def known_trades(self, rows: Sequence[Row]) -> set[tuple[Any, ...]]:
+        """Return the names (`records.trade_name`) of those trades among the rows that a live table holds already."""
+        known: set[tuple[Any, ...]] = set()
+        for row_type, name in _KNOWN_TRADES.items():
+            trades = [(row.timestamp, trade_name(row)) for row in rows if type(row) is row_type]
+            times, names = [time for time, trade in trades if trade], [trade for _, trade in trades if trade]
+            if not names:
+                continue
+            _, symbols, ids = zip(*names, strict=True)
+            found = await self._connection.fetch(statement(name), list(set(symbols)), min(times), max(times), ids)
+            known |= {tuple(row) for row in found}
+        return known
 
     async def open_quarantine(self, after_id: int, limit: int) -> list[asyncpg.Record]:
         """Return the next entries of the quarantine that are still unused."""
@@ -221,17 +234,20 @@ class Store:
     async def release(self, entry: asyncpg.Record, decoded: Decoded) -> bool:
         """Store the rows of a quarantined frame that today's parser can use; return False where somebody else did.
 
-        Rows of that frame that are there already are replaced.
+        Rows of that frame that are there already are replaced; with it go all entries that the frame has.
         """
-        rows = [row for row in decoded.rows if isinstance(row, BtcPrice)]
+        tables: dict[type[Row], list[Row]] = {}
+        for row in decoded.rows:
+            if not isinstance(row, Gap):
+                tables.setdefault(type(row), []).append(row)
         async with self._connection.transaction():
-            status = await self._connection.execute(statement("close_quarantine"), entry["quarantine_id"])
-            if status != "UPDATE 1":
+            status = await self._connection.execute(statement("close_quarantine"), entry["stream"], entry["frame_no"])
+            if status == "UPDATE 0":
                 return False
-            for row in rows:
-                await self._connection.execute(statement("delete_frame_rows"), row.frame_no, row.row_no)
-            if rows:
-                await self._copy(BtcPrice, rows)
+            for row_type, rows in tables.items():
+                delete = statement("delete_frame_rows").replace("{table}", TABLES[row_type])
+                await self._connection.execute(delete, entry["frame_no"], [row.row_no for row in rows])
+                await self._copy(row_type, rows)
             moved = [int(decoded.outcome is kind) for kind in (Outcome.SHIPPED, Outcome.DUPLICATE, Outcome.STATE)]
             await self._connection.execute(statement("move_from_quarantine"), entry["stream"], 1, *moved)
         return True
@@ -259,7 +275,7 @@ class Store:
                 raise _fenced(row["epoch"], position.epoch)
             raise MovedError
 
-    async def _copy(self, row_type: type[BtcPrice], rows: Sequence[BtcPrice]) -> None:
+    async def _copy(self, row_type: type[Row], rows: Sequence[Row]) -> None:
         table = TABLES[row_type]
         started_s = time.perf_counter()
         await self._connection.copy_records_to_table(
@@ -267,7 +283,7 @@ class Store:
         )
         metrics.COPY.labels(table).observe(time.perf_counter() - started_s)
 
-    async def _halve(self, row_type: type[BtcPrice], rows: Sequence[BtcPrice], found: list[BadRow], limit: int) -> None:
+    async def _halve(self, row_type: type[Row], rows: Sequence[Row], found: list[BadRow], limit: int) -> None:
         """At most 2 log2(n) extra COPYs per bad row."""
         if len(found) >= limit:
             return

@@ -66,14 +66,20 @@ ON CONFLICT (stream, frame_no, gap_no) DO UPDATE
 SELECT venue, symbol, trade_id FROM live_data.btc_price_log
  WHERE symbol = ANY($1::text[]) AND "timestamp" BETWEEN $2 AND $3 AND trade_id = ANY($4::bigint[])
 
+-- known_market_trades --
+-- The same of markets' trades.
+SELECT venue, ticker, trade_id FROM live_data.websocket_market_data
+ WHERE ticker = ANY($1::text[]) AND "timestamp" BETWEEN $2 AND $3 AND trade_id = ANY($4::text[])
+
 -- open_quarantine --
 -- The next frames that are still unused, in order of arrival.
 SELECT quarantine_id, stream, frame_no, row_no, feed, received_at, frame FROM ingest.quarantine
  WHERE replayed_at IS NULL AND quarantine_id > $1 ORDER BY quarantine_id LIMIT $2
 
 -- close_quarantine --
--- Only where it is still open: two that replay at once use a frame once.
-UPDATE ingest.quarantine SET replayed_at = clock_timestamp() WHERE quarantine_id = $1 AND replayed_at IS NULL
+-- Only what is still open: two that replay at once use a frame once. All entries of the frame: it is counted once.
+UPDATE ingest.quarantine SET replayed_at = clock_timestamp()
+ WHERE stream = $1 AND frame_no = $2 AND replayed_at IS NULL
 
 -- move_from_quarantine --
 -- The frame's outcome changes; the books still balance.
@@ -83,7 +89,7 @@ UPDATE ingest.offsets SET quarantined_frames = quarantined_frames - $2, shipped_
 
 -- delete_frame_rows --
 -- Rows of a frame that is decoded again are replaced, not added to.
-DELETE FROM live_data.btc_price_log WHERE frame_no = $1 AND row_no = $2
+DELETE FROM live_data.{table} WHERE frame_no = $1 AND row_no = ANY($2::integer[])
 
 -- make_partition --
 -- Makes one partition unless it is there already: table, name, key column, lower and upper bound.

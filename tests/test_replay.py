@@ -168,3 +168,28 @@ async def test_capture(database: str) -> None:
     assert sorted(wanted) == sorted(stored)
     assert (done.new_rows, again.new_rows) == (54, 0)
     assert len(messages) == sum(done.counts.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "new_rows", "quarantined"),
+    [
+        ("kalshi-ws-2026-09-25.jsonl", 8, 3),
+        ("kalshi-markets-KXBTCD-2026-09-25.json", 2, 0),
+        ("brti-2026-09-25.json", 0, 1),
+    ],
+)
+async def test_kalshi_capture(database: str, name: str, new_rows: int, quarantined: int) -> None:
+    """Every recorded message is a row, a change of state or in the quarantine with its reason; again adds nothing."""
+    folder = os.environ.get("RECIO_CAPTURES")
+    if not folder:
+        pytest.skip("RECIO_CAPTURES IS NOT SET: the recorded venue messages were left out of this run")
+    path = Path(folder) / name
+    done = await run(database, path)
+    again = await run(database, path)
+
+    frames = len(path.read_bytes().splitlines()) if name.endswith("l") else 1
+    assert sum(done.counts.values()) == frames
+    assert (done.new_rows, done.counts[Outcome.QUARANTINED]) == (new_rows, quarantined)
+    assert (again.new_rows, again.counts) == (0, done.counts)
+    reasons = await rows(database, "SELECT DISTINCT reason FROM ingest.quarantine")
+    assert reasons == ([("unknown_type",)] if quarantined else [])

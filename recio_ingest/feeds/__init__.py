@@ -8,12 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from recio_ingest.records import Decoded, Frame, Micros
 from recio_ingest.settings import Feeds
 
-NAMES = ("coinbase",)
+NAMES = ("coinbase", "kalshi")
+"""Every venue whose messages are understood, in the order in which a file's messages are offered to them."""
+
+# Those that can be connected; the others' messages can be replayed, and come to nothing else yet.
+_LIVE = ("coinbase",)
 
 
 class Greeting(NamedTuple):
@@ -56,10 +60,6 @@ class Venue(Protocol):
 
     NAME: str
 
-    def feed(self, settings: Any) -> Feed:  # noqa: ANN401  # the venue's own section
-        """Return the live stream that the venue's section of the configuration asks for."""
-        ...
-
     def parser(self, state: Mapping[str, Any]) -> Parser:
         """Return a parser that goes on from a committed state (empty: from the beginning)."""
         ...
@@ -73,19 +73,27 @@ class Venue(Protocol):
         ...
 
 
+class LiveVenue(Venue, Protocol):
+    """What a venue offers that can be connected."""
+
+    def feed(self, settings: Any) -> Feed:  # noqa: ANN401  # the venue's own section
+        """Return the live stream that the venue's section of the configuration asks for."""
+        ...
+
+
 def load(name: str) -> Venue:
     """Return the venue of that name. Raises KeyError."""
     if name not in NAMES:
         raise KeyError(name)
     module: Any = import_module(f"{__name__}.{name}")
-    return module  # type: ignore[no-any-return]  # a module is checked against Venue by tests/test_feeds.py
+    return module  # type: ignore[no-any-return]  # what mypy cannot see of a module
 
 
 def configured(settings: Feeds) -> list[Feed]:
     """Return the live streams that the configuration asks for."""
     streams: list[Feed] = []
-    for name in NAMES:
+    for name in _LIVE:
         section = getattr(settings, name)
         if section.enabled:
-            streams.append(load(name).feed(section))
+            streams.append(cast("LiveVenue", load(name)).feed(section))
     return streams

@@ -1,4 +1,4 @@
-"""What a feed's parser remembers of what did not arrive: outages of the line, and holes in a contiguous numbering.
+"""What a feed's parser remembers: outages of the line, holes in a numbering, and what must not be stored twice.
 
 Everything here is decided from frames alone, so the same frames declare the same gaps.
 """
@@ -6,7 +6,7 @@ Everything here is decided from frames alone, so the same frames declare the sam
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -17,6 +17,8 @@ from recio_ingest.records import Frame, Gap, Kind, Micros
 # Each range still missing is two numbers in the offset row of every commit. A venue that leaves more than this many at
 # once has renumbered; the oldest are then final: declared as they are, and late arrivals go to the quarantine.
 MAX_RANGES = 200
+# A broken venue must not grow the state without end; a connection has a handful.
+MAX_SUBSCRIPTIONS = 1000
 
 
 class Outage:
@@ -152,3 +154,73 @@ class TradeIds:
         repaired_at = filled_ns // 1000 if recovered == expected else None
         times = (from_ns // 1000, to_ns // 1000)
         return Gap(frame_no, 1, *self._names, "sequence", *times, from_seq, to_seq, expected, recovered, repaired_at)
+
+
+class Sequences:
+    """The numbering of every subscription of one connection: from 1, by one, whatever kind of message carries it."""
+
+    def __init__(self, feed: str, state: Mapping[str, Any]) -> None:
+        self._feed = feed
+        self._held: dict[int, list[Any]] = {int(sid): list(kept) for sid, kept in state.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Return plain JSON: channel, last number and its arrival, by subscription."""
+        return {str(sid): list(kept) for sid, kept in self._held.items()}
+
+    def begin(self, sid: int, channel: str, recv_ns: int) -> None:
+        """Take in that a subscription has begun: from here on its first number is known to be 1."""
+        kept = self._held.get(sid)
+        if kept is None:
+            self._hold(sid, channel, 0, recv_ns)
+        else:
+            kept[0] = channel  # its first message overtook the confirmation
+
+    def see(self, sid: int, number: int, frame: Frame) -> tuple[bool, tuple[Gap, ...]]:
+        """Return whether the number is new, and the gap that it reveals. Raises BadMessageError past the limit."""
+        kept = self._held.get(sid)
+        if kept is None:
+            self._hold(sid, "*", number, frame.recv_ns)
+            return True, ()
+        channel, last, last_ns = kept
+        if number <= last:
+            return False, ()
+        kept[1:] = number, frame.recv_ns
+        if number == last + 1:
+            return True, ()
+        times = (last_ns // 1000 or None, frame.recv_ns // 1000)
+        numbers = (last + 1, number - 1, number - last - 1)
+        return True, (Gap(frame.frame_no, 1, self._feed, channel, f"sid {sid}", "sequence", *times, *numbers),)
+
+    def end(self, sid: int) -> None:
+        """Forget one subscription."""
+        self._held.pop(sid, None)
+
+    def forget(self) -> None:
+        """Forget them all: another connection numbers its subscriptions anew."""
+        self._held.clear()
+
+    def _hold(self, sid: int, channel: str, number: int, recv_ns: int) -> None:
+        if len(self._held) >= MAX_SUBSCRIPTIONS:
+            raise BadMessageError("bounds", f"more than {MAX_SUBSCRIPTIONS} subscriptions in one connection")
+        self._held[sid] = [channel, number, recv_ns]
+
+
+class Recent:
+    """The last names seen, where names have no order: what is older than the window is new again."""
+
+    def __init__(self, size: int, state: Sequence[str]) -> None:
+        self._size = size
+        self._names = dict.fromkeys(state)
+
+    def state(self) -> list[str]:
+        """Return plain JSON, the oldest first."""
+        return list(self._names)
+
+    def see(self, name: str) -> bool:
+        """Return whether the name is new, and remember it."""
+        if name in self._names:
+            return False
+        self._names[name] = None
+        if len(self._names) > self._size:
+            del self._names[next(iter(self._names))]
+        return True

@@ -1,0 +1,197 @@
+"""Kalshi: `ticker`, `trade`, `market_lifecycle_v2` and `cfbenchmarks_value`, and the answers to `GET /markets`.
+
+Source: the venue's AsyncAPI and OpenAPI documents. What they say, in short: a subscription has a `sid`, valid within
+its connection; `seq` begins with 1 for each and rises by one with everything sent on it, data, `ok` and `error` alike
+(tickers have none); the lifecycle channel is about all markets of the venue; `settled` may come several times for one
+market; more types may come.
+
+A message that is refused leaves no trace, its number included: the next one of its subscription then declares it
+missing, beside its entry in the quarantine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from recio_ingest.errors import BadMessageError
+from recio_ingest.feeds import kalshi_rows as rows
+from recio_ingest.feeds.ledger import Outage, Recent, Sequences
+from recio_ingest.records import Decoded, Frame, Kind, MarketEvent, Micros, Outcome, Row, micros
+
+NAME = rows.VENUE
+
+# What is remembered is written again at every commit. A trade can only come twice by two subscriptions at about the
+# same time, a print by a new connection; all markets of an hour are settled, again and again, within some minutes.
+MAX_TRADES = 200
+MAX_PRINTS = 60
+MAX_SETTLED = 500
+
+
+class KalshiParser:
+    """Remembers the line, the numbering of each subscription, the series followed, and what came lately."""
+
+    def __init__(self, state: Mapping[str, Any]) -> None:
+        self._outage = Outage(NAME, state.get("line", {}))
+        self._sids = Sequences(NAME, state.get("sids", {}))
+        self._series: list[str] | None = state.get("series")
+        self._trades = Recent(MAX_TRADES, state.get("trades", ()))
+        self._prints = Recent(MAX_PRINTS, state.get("prints", ()))
+        self._settled = Recent(MAX_SETTLED, state.get("settled", ()))
+        self._types = {
+            "ticker": self._ticker,
+            "trade": self._trade,
+            "market_lifecycle_v2": self._lifecycle,
+            "event_lifecycle": self._event,
+            "event_fee_update": self._event,
+            "cfbenchmarks_value": self._print,
+            "subscribed": self._subscribed,
+            "unsubscribed": self._answer,
+            "ok": self._answer,
+            "error": self._answer,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return all of it as plain JSON."""
+        return {
+            "line": self._outage.state(),
+            "sids": self._sids.state(),
+            "series": self._series,
+            "trades": self._trades.state(),
+            "prints": self._prints.state(),
+            "settled": self._settled.state(),
+        }
+
+    def decode(self, frame: Frame) -> Decoded:
+        """Return what the frame gives."""
+        if frame.kind != Kind.DATA:
+            return Decoded(Outcome.CONTROL, self._mark(frame))
+        try:
+            message = orjson.loads(frame.data)
+        except orjson.JSONDecodeError as exc:
+            raise BadMessageError("json", str(exc)) from None
+        if isinstance(message, dict) and "markets" in message and "type" not in message:
+            found = rows.markets(frame)  # an answer to a request: it says nothing about the socket
+            return Decoded(Outcome.SHIPPED if found else Outcome.STATE, found)
+        try:
+            handler = self._types[message["type"]]
+        except (KeyError, TypeError):
+            raise BadMessageError("unknown_type", "no table for a message of this type") from None
+        decoded = handler(frame, message)
+        self._outage.seen(frame.recv_ns, decoded.venue_time)
+        if self._outage.open is not None:
+            return decoded._replace(rows=decoded.rows + self._outage.close(frame))
+        return decoded
+
+    def _mark(self, frame: Frame) -> tuple[Any, ...]:
+        if frame.kind == Kind.CONNECTED:
+            self._sids.forget()
+            self._series = orjson.loads(frame.data).get("series")
+        return self._outage.mark(frame)
+
+    def _ticker(self, frame: Frame, message: dict[str, Any]) -> Decoded:
+        row = rows.ticker(frame, message)
+        return self._take(frame, message, (row,), row.timestamp)
+
+    def _trade(self, frame: Frame, message: dict[str, Any]) -> Decoded:
+        row = rows.trade(frame, message)
+        return self._take(frame, message, (row,), row.timestamp, self._trades, str(row.trade_id))
+
+    def _lifecycle(self, frame: Frame, message: dict[str, Any]) -> Decoded:
+        if not self._follows(message, "market_ticker"):
+            return self._take(frame, message)
+        found = rows.lifecycle(frame, message)
+        event = found[0]
+        if isinstance(event, MarketEvent) and event.event_type == "settled":
+            return self._take(frame, message, found, None, self._settled, str(event.ticker))
+        return self._take(frame, message, found)
+
+    def _event(self, frame: Frame, message: dict[str, Any]) -> Decoded:
+        followed = self._follows(message, "event_ticker")
+        return self._take(frame, message, (rows.event_step(frame, message),) if followed else ())
+
+    def _print(self, frame: Frame, message: dict[str, Any]) -> Decoded:
+        rows.number(message, "seq")
+        row = rows.index_print(frame, message)
+        name = f"{row.symbol} {row.timestamp // 1000}"
+        return self._take(frame, message, (row,), row.timestamp, self._prints, name)
+
+    def _subscribed(self, frame: Frame, message: dict[str, Any]) -> Decoded:
+        about = message.get("msg")
+        if not isinstance(about, dict):
+            raise BadMessageError("schema", "msg is not an object")
+        sid = rows.number(about if "sid" in about else message, "sid")
+        self._sids.begin(sid, rows.name(about, "channel"), frame.recv_ns)
+        return Decoded(Outcome.STATE)
+
+    def _answer(self, frame: Frame, message: dict[str, Any]) -> Decoded:
+        if "sid" not in message:
+            return Decoded(Outcome.STATE)
+        decoded = self._take(frame, message)
+        if message["type"] == "unsubscribed":
+            self._sids.end(message["sid"])
+        return decoded
+
+    def _follows(self, message: dict[str, Any], field: str) -> bool:
+        """Tell whether a message of the channel that is about everything concerns a series asked for."""
+        body = message.get("msg")
+        if not isinstance(body, dict):
+            raise BadMessageError("schema", "msg is not an object")
+        return self._series is None or rows.name(body, field).partition("-")[0] in self._series
+
+    def _take(  # noqa: PLR0917  # one call for every kind of message, in the order of the checks
+        self,
+        frame: Frame,
+        message: dict[str, Any],
+        found: tuple[Row, ...] = (),
+        moment: Micros | None = None,
+        seen: Recent | None = None,
+        name: str = "",
+    ) -> Decoded:
+        """Take a message in of which everything else was checked: first by its number, then by its name."""
+        sid = rows.number(message, "sid")
+        gaps: tuple[Any, ...] = ()
+        if "seq" in message:
+            new, gaps = self._sids.see(sid, rows.number(message, "seq"), frame)
+            if not new:
+                return Decoded(Outcome.DUPLICATE, (), moment)
+        if seen is not None and not seen.see(name):
+            return Decoded(Outcome.DUPLICATE, gaps, moment)
+        return Decoded(Outcome.SHIPPED if found else Outcome.STATE, found + gaps, moment)
+
+
+def venue_time(message: Any) -> Micros | None:  # noqa: ANN401  # any JSON value
+    """Return the venue's own time of a message, where it has one."""
+    try:
+        if "markets" in message:
+            times = [market["updated_time"] for market in message["markets"] if "updated_time" in market]
+            return max((micros(datetime.fromisoformat(time)) for time in times), default=None)
+        body = message["msg"]
+        for field, unit_us in (
+            ("ts_ms", 1000),
+            ("received_at", 1000),
+            ("settled_ts", 10**6),
+            ("determination_ts", 10**6),
+        ):
+            if type(body.get(field)) is int and 0 < body[field] * unit_us < rows.LAST_US:
+                return int(body[field] * unit_us)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return None
+
+
+def recognises(message: Any) -> bool:  # noqa: ANN401  # any JSON value
+    """Tell whether a message has this venue's shape: a `type` beside `msg` or `sid`, or a list of markets."""
+    if not isinstance(message, dict):
+        return False
+    if "type" in message:
+        return bool(message.keys() & {"msg", "sid"})
+    return isinstance(message.get("markets"), list)
+
+
+def parser(state: Mapping[str, Any]) -> KalshiParser:
+    """Return a parser that goes on from a committed state."""
+    return KalshiParser(state)

@@ -1,0 +1,228 @@
+"""Kalshi's messages: exact rows from good ones, one known error from all others, and no trace of what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samples import START_NS, control, data
+
+from recio_ingest.errors import BadMessageError
+from recio_ingest.feeds import coinbase, kalshi
+from recio_ingest.feeds.kalshi import KalshiParser
+from recio_ingest.records import BtcPrice, Frame, Gap, Kind, MarketEvent, MarketState, Outcome
+
+START_US = START_NS // 1000
+MARKET = "KXBTCD-26SEP2111-T60199.99"
+
+
+def sent(number: int, message: object) -> Frame:
+    """Return a frame of this venue."""
+    return data(number, message, feed="kalshi")
+
+
+def quote(**changes: Any) -> dict[str, Any]:
+    """Return a ticker."""
+    body = {
+        "market_ticker": MARKET, "market_id": "m-1", "price_dollars": "0.4500", "yes_bid_dollars": "0.4400",
+        "yes_ask_dollars": "0.4700", "volume_fp": "120.50", "open_interest_fp": "80.00", "yes_bid_size_fp": "10.00",
+        "yes_ask_size_fp": "20.00", "last_trade_size_fp": "1.00", "ts_ms": START_US // 1000,
+    }  # fmt: skip
+    return {"type": "ticker", "sid": 3, "msg": body | changes}
+
+
+def trade(seq: int = 1, **changes: Any) -> dict[str, Any]:
+    """Return a trade."""
+    body = {
+        "trade_id": f"t-{seq}", "market_ticker": MARKET, "yes_price_dollars": "0.4600", "no_price_dollars": "0.5400",
+        "count_fp": "3.25", "taker_outcome_side": "no", "ts_ms": START_US // 1000,
+    }  # fmt: skip
+    return {"type": "trade", "sid": 2, "seq": seq, "msg": body | changes}
+
+
+def step(seq: int, word: str, **changes: Any) -> dict[str, Any]:
+    """Return a lifecycle message."""
+    return {
+        "type": "market_lifecycle_v2",
+        "sid": 4,
+        "seq": seq,
+        "msg": {"market_ticker": MARKET, "event_type": word} | changes,
+    }
+
+
+def index(seq: int, value: Any = "60123.45", **changes: Any) -> dict[str, Any]:
+    """Return a print of the index."""
+    inner = {"type": "value", "time": START_US // 1000 + seq * 1000, "id": "BRTI", "value": value} | changes
+    return {"type": "cfbenchmarks_value", "sid": 5, "seq": seq, "msg": {"index_id": "BRTI", "data": json.dumps(inner)}}
+
+
+def market(**changes: Any) -> dict[str, Any]:
+    """Return one market of a REST answer."""
+    return {
+        "ticker": MARKET, "event_ticker": "KXBTCD-26SEP2111", "title": "Price?", "subtitle": "$60,200 or above",
+        "status": "active", "strike_type": "greater", "floor_strike": 60199.99, "yes_bid_dollars": "0.0000",
+        "yes_bid_size_fp": "0.00", "yes_ask_dollars": "0.0100", "yes_ask_size_fp": "5.00", "no_bid_dollars": "0.9900",
+        "no_ask_dollars": "1.0000", "result": "", "expiration_value": "60,123.45", "close_time": "2026-09-21T15:00:00Z",
+    } | changes  # fmt: skip
+
+
+def test_a_ticker_has_both_scales() -> None:
+    """NO's quotes are 1 minus YES's, exactly and with the venue's decimals."""
+    (row,) = KalshiParser({}).decode(sent(1, quote())).rows
+    assert isinstance(row, MarketEvent)
+    assert (row.yes_bid, row.yes_ask, row.no_bid, row.no_ask) == ("0.4400", "0.4700", "0.5300", "0.5600")
+    assert (row.ticker, row.last_price, row.volume, row.sid, row.seq) == (MARKET, "0.4500", "120.50", 3, None)
+
+
+def test_an_empty_side_is_no_price() -> None:
+    """Bid 0 and ask 1 with nothing behind them are NULL on both scales, and what is missing is NULL."""
+    empty = {
+        "yes_bid_dollars": "0.0000",
+        "yes_bid_size_fp": "0.00",
+        "yes_ask_dollars": "1.0000",
+        "yes_ask_size_fp": "0.00",
+    }
+    (row,) = KalshiParser({}).decode(sent(1, quote(**empty, volume_fp=None))).rows
+    assert isinstance(row, MarketEvent)
+    assert (row.yes_bid, row.yes_ask, row.no_bid, row.no_ask, row.volume) == (None,) * 5
+
+
+def test_numbers_of_a_subscription() -> None:
+    """A jump is a gap, a repetition a duplicate, and another connection begins anew."""
+    parser = KalshiParser({})
+    parser.decode(sent(1, {"type": "subscribed", "id": 1, "msg": {"channel": "trade", "sid": 2}}))
+    parser.decode(sent(2, {"type": "ok", "id": 2, "sid": 2, "seq": 1, "msg": {}}))
+    outcome, found, _ = parser.decode(sent(3, trade(4)))
+    assert outcome is Outcome.SHIPPED
+    times = (START_US + 2000, START_US + 3000)
+    assert found[1] == Gap(3, 1, "kalshi", "trade", "sid 2", "sequence", *times, 2, 3, 2)
+    assert parser.decode(sent(4, trade(4))).outcome is Outcome.DUPLICATE
+    assert parser.decode(sent(5, trade(5, trade_id="t-4"))).outcome is Outcome.DUPLICATE
+    parser.decode(control(6, Kind.CONNECTED, feed="kalshi", series=["KXBTCD"]))
+    assert parser.decode(sent(7, trade(1))).outcome is Outcome.SHIPPED
+
+
+def test_a_markets_life() -> None:
+    """Only followed series give rows; a step that describes the market gives its state too; settled counts once."""
+    parser = KalshiParser({})
+    parser.decode(control(1, Kind.CONNECTED, feed="kalshi", series=["KXBTCD"]))
+    about = {"event_ticker": "KXBTCD-26SEP2111", "title": "Price?", "floor_strike": 60199.99, "strike_type": "greater"}
+    event, state = parser.decode(
+        sent(2, step(1, "created", additional_metadata=about, open_ts=START_US // 10**6 + 90_000))
+    ).rows
+    assert isinstance(event, MarketEvent)
+    assert isinstance(state, MarketState)
+    assert (event.event_type, state.floor_strike, state.series_ticker, state.row_no) == (
+        "created",
+        "60199.99",
+        "KXBTCD",
+        1,
+    )
+    assert parser.decode(sent(3, step(2, "settled", settled_ts=START_US // 10**6))).outcome is Outcome.SHIPPED
+    assert parser.decode(sent(4, step(3, "settled", settled_ts=START_US // 10**6))).outcome is Outcome.DUPLICATE
+    assert parser.decode(sent(5, step(4, "created", market_ticker="KXOTHER-1"))).outcome is Outcome.STATE
+
+
+def test_a_print_of_the_index() -> None:
+    """The inner time and value are stored, once for each time."""
+    parser = KalshiParser({})
+    (row,) = parser.decode(sent(1, index(1))).rows
+    assert isinstance(row, BtcPrice)
+    assert row[:5] == (START_US + 1_000_000, START_US + 1000, "cfbenchmarks", "BRTI", "60123.45")
+    assert parser.decode(sent(2, index(2, time=START_US // 1000 + 1000))).outcome is Outcome.DUPLICATE
+
+
+def test_an_answer_about_markets() -> None:
+    """Each market is a row; strikes keep their digits, empty words are NULL, and the line is not touched."""
+    parser = KalshiParser({})
+    before = parser.state()
+    first, second = parser.decode(sent(1, {"markets": [market(), market(cap_strike=70000)], "cursor": ""})).rows
+    assert isinstance(first, MarketState)
+    assert isinstance(second, MarketState)
+    assert (first.floor_strike, second.cap_strike, second.row_no) == ("60199.99", "70000", 1)
+    assert (first.yes_bid, first.yes_ask, first.no_bid, first.no_ask) == (None, "0.0100", "0.9900", None)
+    assert (first.result, first.expiration_value, first.status) == (None, "60123.45", "active")
+    assert parser.state() == before
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (b"{", "json"),
+        ([], "unknown_type"),
+        ({"type": "orderbook_delta", "sid": 1, "seq": 2, "msg": {}}, "unknown_type"),
+        ({"type": "ticker", "sid": 3}, "schema"),
+        (quote(yes_bid_dollars=0.44), "schema"),
+        (quote(yes_bid_dollars="1.0100"), "bounds"),
+        (quote(ts_ms=None), "schema"),
+        (quote(ts_ms=START_US // 1000 + 3_700_000), "future"),
+        (quote(price_dollars=None, yes_bid_dollars=None, yes_ask_dollars=None), "schema"),
+        (trade(taker_outcome_side="buy"), "schema"),
+        (trade(trade_id=None), "schema"),
+        (trade() | {"seq": None}, "schema"),
+        (step(1, "Created"), "schema"),
+        (step(1, "created", additional_metadata=[]), "schema"),
+        (index(1, "0.00"), "bounds"),
+        (index(1, 5.5), "schema"),
+        (index(1, id="ETH"), "schema"),
+        ({"markets": [market(floor_strike="60199.99")]}, "schema"),
+        ({"markets": [market(close_time="soon")]}, "schema"),
+        ({"markets": 5}, "schema"),
+    ],
+    ids=lambda value: repr(value)[-60:],
+)
+def test_refused(message: object, reason: str) -> None:
+    """What is wrong with a message has one of the fixed reasons, and the message leaves no trace in the state."""
+    parser = KalshiParser({})
+    before = orjson.dumps(parser.state())
+    with pytest.raises(BadMessageError) as caught:
+        parser.decode(sent(1, message))
+    assert (caught.value.reason, orjson.dumps(parser.state())) == (reason, before)
+
+
+GOOD: list[dict[str, Any]] = [quote(), trade(), step(1, "created", additional_metadata={"floor_strike": 6.5}), index(1)]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=400)
+@given(st.sampled_from(GOOD), st.data())
+def test_any_mutation_gives_what_was_sent_or_one_known_error(message: dict[str, Any], draw: st.DataObject) -> None:
+    """Whatever comes is a row of the fields sent, or is refused without a trace; nothing else is raised."""
+    field = draw.draw(st.sampled_from(sorted(message["msg"])))
+    raw = json.dumps(message | {"msg": message["msg"] | {field: draw.draw(JSON)}}).encode()
+    parser = KalshiParser({})
+    before = orjson.dumps(parser.state())
+    try:
+        found = parser.decode(sent(1, raw)).rows
+    except BadMessageError:
+        assert orjson.dumps(parser.state()) == before
+        return
+    body = json.loads(raw)["msg"]
+    for row in found:
+        if isinstance(row, MarketEvent):
+            assert (row.ticker, row.volume, row.last_size) == (
+                body["market_ticker"], body.get("volume_fp"), body.get("count_fp", body.get("last_trade_size_fp")),
+            )  # fmt: skip
+    assert orjson.dumps(kalshi.parser(orjson.loads(orjson.dumps(parser.state()))).state()) == orjson.dumps(
+        parser.state()
+    )
+
+
+def test_the_venues_messages_are_recognised() -> None:
+    """Each venue knows its own messages in a file without names, and none of the other's."""
+    for message in (*GOOD, {"type": "ok", "sid": 2, "seq": 1}, {"markets": []}):
+        assert (kalshi.recognises(message), coinbase.recognises(message)) == (True, False)
+    assert [kalshi.venue_time(message) for message in (quote(), {}, None, {"markets": []})] == [
+        START_US,
+        None,
+        None,
+        None,
+    ]
