@@ -21,9 +21,9 @@ CLOSE_WITHIN_S = 1.0  # a client that does not answer a close is cut off
 
 
 class Client:
-    """What a connection holds and has still to be sent; it is closed unless settled in `within_s`."""
+    """What a connection holds and has still to be sent; it is closed unless settled in `within_s`, if given."""
 
-    def __init__(self, connection: ServerConnection, within_s: float) -> None:
+    def __init__(self, connection: ServerConnection, within_s: float | None = None) -> None:
         self.held: dict[str, list[str]] = {}  # channel -> products, as the client asked for them
         self._connection = connection
         wire: socket.socket = connection.transport.get_extra_info("socket")
@@ -31,7 +31,7 @@ class Client:
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUE_MESSAGES)
         self._deadline = asyncio.timeout(within_s)
         self._dropped = False
-        self._close = (CloseCode.POLICY_VIOLATION, f"no subscribe within {within_s:g} s")
+        self._close = (CloseCode.POLICY_VIOLATION, f"no subscribe within {within_s or 0:g} s")
 
     def settle(self) -> None:
         """Lift the deadline of the first subscription."""

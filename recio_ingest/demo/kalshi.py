@@ -1,0 +1,222 @@
+"""Kalshi on loopback: its websocket and its public REST, with an invented market.
+
+What is told follows docs.kalshi.com; the modules beside this one name the pages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Self
+
+import orjson
+from aiohttp import web
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
+
+from recio_ingest.demo import kalshi_messages as messages
+from recio_ingest.demo.client import CLOSE_WITHIN_S, Client
+from recio_ingest.demo.kalshi_auth import PublicKey, refusal
+from recio_ingest.demo.kalshi_clock import HOUR_S, Clock
+from recio_ingest.demo.kalshi_market import WINDOW, Exchange, News
+from recio_ingest.demo.kalshi_rest import ROOT, RestApi
+from recio_ingest.demo.kalshi_session import Session, Subscription
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from websockets.http11 import Request, Response
+
+WS_PATH = "/trade-api/ws/v2"
+PING_S = 10.0  # "Connection Keep-Alive": a ping that says `heartbeat`; the simulator waits as long for the pong
+STEP_S = 0.01  # the market wakes no more often
+STEP_SECONDS = 20  # of the venue's time, then the clients have their turn
+QUIET_S = 30.0  # after the machine slept, what is older is not told, only found by asking
+MAX_REQUEST_BYTES = 1_048_576
+
+
+class KalshiVenue:
+    """Kalshi at `url` (websocket) and `rest_url`, from `async with` to its end.
+
+    Who connects signs with the private half of one of `public_keys` (key id -> key). An hour of the venue's
+    time takes `hour_s`; if that is not 3600, all the venue's times run in compressed time (see `Clock`), and
+    still 60 index prints, stamped with its seconds, settle an event. `start_s` is the venue's time (seconds
+    since 1970) at the start. Port 0 takes a free one.
+    """
+
+    def __init__(
+        self,
+        series: Sequence[str] = ("KXBTCD",),
+        *,
+        public_keys: Mapping[str, PublicKey],
+        hour_s: float = 3600.0,
+        seed: int = 1,
+        host: str = "127.0.0.1",
+        ws_port: int = 0,
+        rest_port: int = 0,
+        start_s: int | None = None,
+    ) -> None:
+        self.url = self.rest_url = ""  # known once the servers listen
+        if not series:
+            raise ValueError("a venue needs a series")
+        self._clock = Clock(hour_s, start_s)
+        self._exchange = Exchange(series, seed, self._clock.now_ms() // 1000)
+        now_s = self._exchange.now_s
+        self._prints = deque((self._exchange.index(s) for s in range(now_s - WINDOW, now_s + 1)), WINDOW + 1)
+        self._quiet_s = int(QUIET_S * HOUR_S / hour_s)
+        self._public_keys = public_keys
+        self._host, self._ws_port, self._rest_port = host, ws_port, rest_port
+        self._sessions: dict[Client, Session] = {}
+        self._revoked: set[str] = set()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            server = await stack.enter_async_context(
+                serve(
+                    self._serve,
+                    self._host,
+                    self._ws_port,
+                    process_request=self._admit,
+                    compression=None,  # on loopback only work
+                    max_size=MAX_REQUEST_BYTES,
+                    ping_interval=None,  # `_beat` pings, with the venue's own word
+                    close_timeout=CLOSE_WITHIN_S,
+                )
+            )
+            runner = web.AppRunner(
+                RestApi(lambda: self._exchange).app(), access_log=None, shutdown_timeout=CLOSE_WITHIN_S
+            )
+            stack.push_async_callback(runner.cleanup)
+            await runner.setup()
+            await web.TCPSite(runner, self._host, self._rest_port).start()
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            stack.callback(tasks.create_task(self._run(), name="venue market").cancel)
+            self.url = f"ws://{self._host}:{server.sockets[0].getsockname()[1]}{WS_PATH}"
+            self.rest_url = f"http://{self._host}:{runner.addresses[0][1]}{ROOT}"
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        for client in self._sessions:
+            client.drop(CloseCode.GOING_AWAY, "the venue closes")
+        if isinstance(error, asyncio.CancelledError):  # the task group knows whether it meant this one
+            return await self._stack.__aexit__(kind, error, traceback)
+        await self._stack.aclose()  # any other error leaves as it is, not wrapped into the group's
+        return None
+
+    async def fail(self, code: int, *, sid: int | None = None) -> None:
+        """Send an error to every connection: for the subscription `sid`, or for all that it holds."""
+        for session, held in self._held():
+            if sid in (None, held.sid):
+                session.fail(code, held)
+
+    async def disconnect(self) -> None:
+        """Close every connection, and return when they are gone."""
+        before = tuple(self._sessions)
+        for client in before:
+            client.drop(CloseCode.GOING_AWAY, "disconnected")
+        while not self._sessions.keys().isdisjoint(before):
+            await asyncio.sleep(STEP_S)
+
+    def revoke(self, channel: str) -> None:
+        """Take a channel away: subscriptions end with error 10, and new ones are refused with error 9."""
+        self._revoked.add(channel)
+        for session, held in self._held():
+            if held.channel == channel:
+                session.fail(10, held)
+
+    def grant(self, channel: str) -> None:
+        """Give a revoked channel back."""
+        self._revoked.discard(channel)
+
+    def skip_seq(self, n: int = 1, *, sid: int | None = None) -> None:
+        """Lose `n` numbers of the sequence of the subscription `sid` of every connection, or of all that they hold."""
+        for _, held in self._held():
+            if sid in (None, held.sid):
+                held.seq += n
+
+    def _held(self) -> Iterator[tuple[Session, Subscription]]:
+        return ((session, held) for session in self._sessions.values() for held in tuple(session.held.values()))
+
+    async def _run(self) -> None:
+        """Let the market's seconds pass in time, for ever; never waits for a client."""
+        exchange = self._exchange
+        while True:
+            now_s = self._clock.now_ms() // 1000
+            for _ in range(min(STEP_SECONDS, now_s - exchange.now_s)):
+                news = exchange.step()
+                self._prints.append(exchange.index(exchange.now_s))
+                if self._sessions and exchange.now_s >= now_s - self._quiet_s:
+                    for item in news:
+                        self._publish(item)
+            next_ms = (exchange.now_s + 1) * 1000 - self._clock.now_ms()
+            await asyncio.sleep(max(STEP_S, self._clock.real_s(next_ms)) if next_ms > 0 else STEP_S / 10)
+
+    def _publish(self, news: News) -> None:
+        body: object = None
+        for session in self._sessions.values():
+            for held in session.held.values():
+                if held.wants(news.channel, news.key):
+                    if news.channel == "cfbenchmarks_value":  # its mean differs by subscription
+                        body = messages.index_print(self._prints, news.subject, held.told)
+                    elif body is None:  # else nothing is written: what nobody watches costs next to nothing
+                        body = orjson.Fragment(orjson.dumps(self._body(news)))
+                    session.tell(news.type, held, body)
+
+    def _body(self, news: News) -> object:
+        if news.type == "ticker":
+            return messages.ticker(news.subject, self._exchange.now_s)
+        if news.type == "trade":
+            return messages.trade(news.subject)
+        if news.type == "event_lifecycle":
+            return messages.event_lifecycle(news.subject)
+        return messages.lifecycle(news.subject, news.word, self._exchange.now_s)
+
+    def _snapshot(self, ticker: str) -> object | None:
+        strike = self._exchange.strike(ticker)
+        return messages.ticker(strike, self._exchange.now_s) if strike else None
+
+    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Refuse a handshake that goes elsewhere or is not signed; the answer's Date tells the real time."""
+        if request.path != WS_PATH:
+            return _refuse(connection, 404, {"error": {"code": "not_found", "message": "not found"}})
+        why = refusal(request.headers, self._public_keys, "GET", WS_PATH, time.time_ns() // 1_000_000)
+        return _refuse(connection, 401, why) if why else None
+
+    async def _serve(self, connection: ServerConnection) -> None:
+        client = Client(connection)
+        self._sessions[client] = session = Session(client.push, self._snapshot, self._revoked)
+        try:
+            async with asyncio.TaskGroup() as group:
+                beat = group.create_task(_beat(client, connection), name="venue heartbeat")
+                await client.serve(lambda _client, text: session.answer(text))
+                beat.cancel()
+        finally:
+            del self._sessions[client]
+
+
+async def _beat(client: Client, connection: ServerConnection) -> None:
+    """Ping, and drop a client that does not answer before the next ping."""
+    try:
+        while True:
+            await asyncio.sleep(PING_S)
+            async with asyncio.timeout(PING_S):
+                await (await connection.ping(b"heartbeat"))
+    except ConnectionClosed:
+        return
+    except TimeoutError:
+        client.drop(CloseCode.POLICY_VIOLATION, "no pong")
+
+
+def _refuse(connection: ServerConnection, status: int, body: object) -> Response:
+    response = connection.respond(status, orjson.dumps(body).decode())
+    del response.headers["Content-Type"]
+    response.headers["Content-Type"] = "application/json"
+    return response
