@@ -64,7 +64,10 @@ _SETTINGS = {
     "tcp_user_timeout": "20000",
 }
 _QUARANTINE = ("stream", *Quarantined._fields)
-_KNOWN_TRADES: dict[type[Row], str] = {BtcPrice: "known_trades", MarketEvent: "known_market_trades"}
+_KNOWN_TRADES: dict[type[Row], str] = {
+    BtcPrice: statement("known_trades"),
+    MarketEvent: statement("known_market_trades"),
+}
 
 
 # PostgreSQL counts from 2000.
@@ -217,13 +220,13 @@ class Store:
     async def known_trades(self, rows: Sequence[Row]) -> set[tuple[Any, ...]]:
         """Return the names (`records.trade_name`) of those trades among the rows that a live table holds already."""
         known: set[tuple[Any, ...]] = set()
-        for row_type, name in _KNOWN_TRADES.items():
+        for row_type, query in _KNOWN_TRADES.items():
             trades = [(row.timestamp, trade_name(row)) for row in rows if type(row) is row_type]
             times, names = [time for time, trade in trades if trade], [trade for _, trade in trades if trade]
             if not names:
                 continue
             _, symbols, ids = zip(*names, strict=True)
-            found = await self._connection.fetch(statement(name), list(set(symbols)), min(times), max(times), ids)
+            found = await self._connection.fetch(query, list(set(symbols)), min(times), max(times), ids)
             known |= {tuple(row) for row in found}
         return known
 

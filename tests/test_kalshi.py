@@ -220,9 +220,5 @@ def test_the_venues_messages_are_recognised() -> None:
     """Each venue knows its own messages in a file without names, and none of the other's."""
     for message in (*GOOD, {"type": "ok", "sid": 2, "seq": 1}, {"markets": []}):
         assert (kalshi.recognises(message), coinbase.recognises(message)) == (True, False)
-    assert [kalshi.venue_time(message) for message in (quote(), {}, None, {"markets": []})] == [
-        START_US,
-        None,
-        None,
-        None,
-    ]
+    timed: list[Any] = [quote(), {}, None, {"markets": []}]
+    assert [kalshi.venue_time(message) for message in timed] == [START_US, None, None, None]
