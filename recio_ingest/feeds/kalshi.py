@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from recio_ingest.errors import BadMessageError
+from recio_ingest.feeds import kalshi_fields as fields
 from recio_ingest.feeds import kalshi_rows as rows
 from recio_ingest.feeds.ledger import Outage, Recent, Sequences
 from recio_ingest.records import Decoded, Frame, Kind, MarketEvent, Micros, Outcome, Row, micros
@@ -114,7 +115,7 @@ class KalshiParser:
         return self._take(frame, message, (rows.event_step(frame, message),) if followed else ())
 
     def _print(self, frame: Frame, message: dict[str, Any]) -> Decoded:
-        rows.number(message, "seq")
+        fields.number(message, "seq")
         row = rows.index_print(frame, message)
         name = f"{row.symbol} {row.timestamp // 1000}"
         return self._take(frame, message, (row,), row.timestamp, self._prints, name)
@@ -123,8 +124,8 @@ class KalshiParser:
         about = message.get("msg")
         if not isinstance(about, dict):
             raise BadMessageError("schema", "msg is not an object")
-        sid = rows.number(about if "sid" in about else message, "sid")
-        self._sids.begin(sid, rows.name(about, "channel"), frame.recv_ns)
+        sid = fields.number(about if "sid" in about else message, "sid")
+        self._sids.begin(sid, fields.name(about, "channel"), frame.recv_ns)
         return Decoded(Outcome.STATE)
 
     def _answer(self, frame: Frame, message: dict[str, Any]) -> Decoded:
@@ -140,7 +141,7 @@ class KalshiParser:
         body = message.get("msg")
         if not isinstance(body, dict):
             raise BadMessageError("schema", "msg is not an object")
-        return self._series is None or rows.name(body, field).partition("-")[0] in self._series
+        return self._series is None or fields.name(body, field).partition("-")[0] in self._series
 
     def _take(  # noqa: PLR0917  # one call for every kind of message, in the order of the checks
         self,
@@ -152,10 +153,10 @@ class KalshiParser:
         name: str = "",
     ) -> Decoded:
         """Take a message in of which everything else was checked: first by its number, then by its name."""
-        sid = rows.number(message, "sid")
+        sid = fields.number(message, "sid")
         gaps: tuple[Any, ...] = ()
         if "seq" in message:
-            new, gaps = self._sids.see(sid, rows.number(message, "seq"), frame)
+            new, gaps = self._sids.see(sid, fields.number(message, "seq"), frame)
             if not new:
                 return Decoded(Outcome.DUPLICATE, (), moment)
         if seen is not None and not seen.see(name):
@@ -176,7 +177,7 @@ def venue_time(message: Any) -> Micros | None:  # noqa: ANN401  # any JSON value
             ("settled_ts", 10**6),
             ("determination_ts", 10**6),
         ):
-            if type(body.get(field)) is int and 0 < body[field] * unit_us < rows.LAST_US:
+            if type(body.get(field)) is int and 0 < body[field] * unit_us < fields.LAST_S * 10**6:
                 return int(body[field] * unit_us)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return None
