@@ -16,7 +16,7 @@ import structlog
 import uvloop
 
 from recio_ingest import embedded, feeds, logs, replay, report, schema, service, ship, status, store
-from recio_ingest.credentials import offer_password_file
+from recio_ingest.credentials import offer_password_file, read_key
 from recio_ingest.errors import EXIT_USAGE, ConfigError, RecioError
 from recio_ingest.records import Outcome
 from recio_ingest.settings import Settings, load, render
@@ -107,13 +107,9 @@ def _once(work: Coroutine[Any, Any, int]) -> int:
 
 
 async def _serve(settings: Settings, *, takeover: bool) -> None:
-    streams = feeds.configured(settings.feeds)
+    streams = _streams(settings)
     if not streams:
         raise ConfigError("no feed is enabled", hint="set enabled = true under one of [feeds.*]")
-    for name in sorted({name for name, section in settings.feeds if section.enabled} - {each.name for each in streams}):
-        log.warning(
-            "feed.not_available", feed=name, hint=f"this version cannot record it; feeds.{name}.enabled = false"
-        )
     await service.serve(settings, streams, takeover=takeover)
 
 
@@ -121,7 +117,18 @@ async def _demo(settings: Settings) -> None:
     from recio_ingest import demo  # noqa: PLC0415  # the simulator is loaded by those who ask for it
 
     async with demo.venues(settings) as simulated:
-        await service.serve(simulated, feeds.configured(simulated.feeds))
+        await service.serve(simulated, _streams(simulated))
+
+
+def _streams(settings: Settings) -> list[feeds.Feed]:
+    """Return the configured feeds. Raises ConfigError where one could not sign: better at the start than at night."""
+    streams = feeds.configured(settings.feeds)
+    for feed in streams:
+        if feed.sign is not None:
+            feed.sign(read_key(feed.key_file), 0)
+        if feed.warning:
+            log.warning("feed.limited", feed=feed.name, why=feed.warning)
+    return streams
 
 
 @asynccontextmanager

@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
+# A refused key is not mended by asking, and venues lock out who asks often; a limit is over when it is left in peace.
+_BY_CAUSE_S = {"unauthorised": (30.0, 300.0), "key": (30.0, 300.0), "rate_limited": (5.0, 300.0)}
+
 
 def delays(first_s: float, cap_s: float) -> Iterator[float]:
     """Yield waiting times in seconds for ever: doubling, capped, each multiplied by 0.5 to 1.0.
@@ -15,3 +18,23 @@ def delays(first_s: float, cap_s: float) -> Iterator[float]:
     while True:
         yield delay_s * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, not a secret
         delay_s = min(delay_s * 2, cap_s)
+
+
+class Waits:
+    """The waits of one connection, by why the last attempt failed; `usual_s` are the first and the longest."""
+
+    def __init__(self, usual_s: tuple[float, float]) -> None:
+        self._usual_s = usual_s
+        self._limits_s = usual_s
+        self._delays = delays(*usual_s)
+
+    def next_s(self, cause: str, asked_s: float = 0.0) -> float:
+        """Return how long to wait now, never shorter than the venue asked for."""
+        limits_s = _BY_CAUSE_S.get(cause, self._usual_s)
+        if limits_s != self._limits_s:
+            self._limits_s, self._delays = limits_s, delays(*limits_s)
+        return max(next(self._delays), asked_s)
+
+    def reset(self) -> None:
+        """Begin anew: the last attempt was a good one."""
+        self._limits_s, self._delays = self._usual_s, delays(*self._usual_s)

@@ -1,12 +1,38 @@
-"""Secrets that systemd hands over as files."""
+"""Secrets that come as files, from systemd or from an administrator."""
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from recio_ingest.errors import ConfigError
+
 _OTHERS = 0o077
+# Anybody's, or a group's to change. That a group may read is an administrator's decision, or systemd's access list.
+_TOO_OPEN = stat.S_IRWXO | stat.S_IWGRP
+# A key has a few kilobytes; whatever else was named by mistake is not read into memory.
+_KEY_BYTES = 65_536
+
+
+def read_key(name: str) -> bytes:
+    """Return a private key's file. Raises ConfigError where there is none, or where anybody could read or change it."""
+    path = Path(name).expanduser()
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if mode & _TOO_OPEN:
+                raise ConfigError(
+                    f"the key file {path} is open to others (mode {stat.S_IMODE(mode):04o}) and is not used",
+                    hint=f"chmod 600 {path}; if others could read it for long, make a new key",
+                )
+            return file.read(_KEY_BYTES)
+    except OSError as exc:
+        raise ConfigError(
+            f"the key file {path} cannot be read: {exc.strerror}",
+            hint="name the PEM file that belongs to the key's id, readable by the daemon's account",
+        ) from exc
 
 
 def offer_password_file(environ: MutableMapping[str, str]) -> None:

@@ -26,10 +26,14 @@ from recio_ingest.records import (
 
 
 class Decoder:
-    """Holds one parser per feed. Pure: the same frames on the same state give the same batch."""
+    """Holds one parser per feed. Pure: the same frames on the same state and tables give the same batch.
 
-    def __init__(self, state: Mapping[str, Any]) -> None:
-        self._parsers = {name: feeds.load(name).parser(kept) for name, kept in state.get("feeds", {}).items()}
+    `recalled` is what the tables hold for the parsers (`feeds.recall`).
+    """
+
+    def __init__(self, state: Mapping[str, Any], recalled: feeds.Recalled | None = None) -> None:
+        self._recalled = recalled or {}
+        self._parsers = {name: self._parser(name, kept) for name, kept in state.get("feeds", {}).items()}
         self._last_ns: int | None = state.get("last_ns")
 
     def decode(self, frames: Sequence[Frame]) -> Batch:
@@ -54,6 +58,8 @@ class Decoder:
             for row in rows:
                 if isinstance(row, Gap):
                     gaps[row.frame_no, row.gap_no] = row
+                elif isinstance(row, Quarantined):
+                    quarantine.append(row)
                 else:
                     tables[type(row)].append(row)
             if venue_time is not None:
@@ -83,12 +89,16 @@ class Decoder:
             return Decoded(Outcome.CONTROL, self._lost(frame) if frame.kind == Kind.LOST else ())
         if frame.feed not in feeds.NAMES:
             raise BadMessageError("unknown_type", "no venue has messages of this shape")
-        parser = self._parsers[frame.feed] = feeds.load(frame.feed).parser({})
+        parser = self._parsers[frame.feed] = self._parser(frame.feed, {})
         return parser.decode(frame)
 
     def state(self) -> dict[str, Any]:
         """Return all that the next frame's decoding depends on, as plain JSON."""
         return {"last_ns": self._last_ns, "feeds": {name: parser.state() for name, parser in self._parsers.items()}}
+
+    def _parser(self, name: str, state: Mapping[str, Any]) -> feeds.Parser:
+        venue = feeds.load(name)
+        return venue.parser(state, {each: self._recalled.get(each, ()) for each in venue.RECALL})
 
     def _lost(self, frame: Frame) -> tuple[Gap, ...]:
         lost = orjson.loads(frame.data)

@@ -12,6 +12,7 @@
         * `PredecessorTablesError` - the predecessor's tables stand where ours go
     * `MovedError` - the offset row has to be read again (the shipper does)
     * `SpoolError` - the spool cannot be written or read
+    * `RefusedError` - a venue does not give what it was asked for
     * `BadMessageError` - a frame that its venue's parser cannot use
 """
 
@@ -82,6 +83,10 @@ class MovedError(RecioError):
 
 class SpoolError(RecioError):
     """The spool cannot be written or read."""
+
+
+class RefusedError(RecioError):
+    """The venue does not confirm the subscription."""
 
 
 class BadMessageError(RecioError):

@@ -123,6 +123,10 @@ GAPS = _counter("gaps_total", "Gaps declared; look into ingest.gaps.", "feed", "
 GAP_OPEN = _gauge("gap_open", "1 while the feed is in a gap that has not ended.", "feed")
 CONNECTED = _gauge("feed_connected", "1 while the feed's subscription is confirmed.", "feed")
 RECONNECTS = _counter("reconnects_total", "Connections that ended, by why.", "feed", "cause")
+CLOCK_SKEW = _gauge("clock_skew_seconds", "This machine's clock minus the venue's; mend it past a second.", "feed")
+REST_REQUESTS = _counter(
+    "rest_requests_total", "Questions to the venue's REST, by what came of them.", "feed", "outcome"
+)
 SPOOL_PENDING = _gauge("spool_pending_frames", "Durable frames that are not committed yet.")
 SPOOL_BYTES = _gauge("spool_bytes", "What the spool takes on disk; at spool.max_bytes the sockets wait.")
 SPOOL_COMMIT = _histogram("spool_commit_seconds", "Time to make one group of frames durable.")

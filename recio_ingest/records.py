@@ -201,10 +201,14 @@ TABLES: dict[type[Row], str] = {
 
 
 class Decoded(NamedTuple):
-    """What one frame gave: its outcome, its rows, and the venue's own time where the frame has one."""
+    """What one frame gave: its outcome, its rows, and the venue's own time where the frame has one.
+
+    A frame with many objects, of which one is of no use, gives rows and entries of the quarantine; its outcome is the
+    latter's.
+    """
 
     outcome: Outcome
-    rows: tuple[Row | Gap, ...] = ()
+    rows: tuple[Row | Gap | Quarantined, ...] = ()
     venue_time: Micros | None = None
 
 

@@ -19,7 +19,7 @@ from recio_ingest import feeds, segments, store
 from recio_ingest.decode import Decoder
 from recio_ingest.errors import BadInputError, TryLaterError
 from recio_ingest.faults import Fault, classify
-from recio_ingest.records import LIVE_STREAM, Batch, Decoded, Frame, Gap, Kind, Outcome, trade_name
+from recio_ingest.records import LIVE_STREAM, Batch, Decoded, Frame, Kind, Outcome, Row, trade_name
 from recio_ingest.ship import Shipper
 from recio_ingest.store import Position, Store
 
@@ -72,7 +72,7 @@ async def replay_quarantine(dsn: str) -> tuple[int, int]:
                 if decoded is None:
                     remaining += 1
                     continue
-                rows = [row for row in decoded.rows if not isinstance(row, Gap)]
+                rows = [row for row in decoded.rows if isinstance(row, Row)]
                 known = await opened.known_trades(rows)
                 if rows and all(trade_name(row) in known for row in rows):
                     decoded = Decoded(Outcome.DUPLICATE)
@@ -266,6 +266,7 @@ def _decode_alone(entry: Any) -> Decoded | None:  # noqa: ANN401  # asyncpg.Reco
     """Decode one frame with a parser that knows nothing else; None where it is still of no use."""
     frame = Frame(entry["frame_no"], entry["received_at"] * 1000, entry["feed"], Kind.DATA, entry["frame"])
     try:
-        return Decoder({}).decode_one(frame)
+        decoded = Decoder({}).decode_one(frame)
     except Exception:  # noqa: BLE001  # still of no use, or still a bug: it stays where it is
         return None
+    return None if decoded.outcome is Outcome.QUARANTINED else decoded

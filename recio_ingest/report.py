@@ -9,12 +9,13 @@ from importlib.metadata import version
 from typing import Any
 
 from recio_ingest import metrics, store
+from recio_ingest.poll import Poller
 from recio_ingest.records import Outcome
 from recio_ingest.settings import Settings
 from recio_ingest.ship import Shipper
 from recio_ingest.spool import Spool
 from recio_ingest.store import Position
-from recio_ingest.stream import Stream
+from recio_ingest.stream import FeedStatus, Stream
 
 VERSION = version("recio-ingest")
 # The spool takes a tick every second and the shipper commits it: ten missed ones are no accident.
@@ -26,10 +27,19 @@ SHIPPER_STUCK_S = 2 * store.COMMAND_TIMEOUT_S + 30.0
 class Report:
     """The state of everything, read when asked."""
 
-    def __init__(self, settings: Settings, spool: Spool, streams: Sequence[Stream], shipper: Shipper) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        spool: Spool,
+        streams: Sequence[Stream],
+        pollers: Sequence[Poller],
+        shipper: Shipper,
+    ) -> None:
         self._settings = settings
         self._spool = spool
-        self._streams = streams
+        self._pollers = {poller.feed.name: poller for poller in pollers}
+        # A feed without a socket is as its questions are.
+        self._lines: list[Stream | Poller] = [*streams, *(poller for poller in pollers if not poller.feed.url)]
         self._shipper = shipper
         self._started_s = time.monotonic()
         self.books = Books(spool)
@@ -64,19 +74,20 @@ class Report:
                 "epoch": position.epoch if position else None,
                 "frame_no": position.frame_no if position else None,
             },
-            "feeds": {stream.feed.name: self._feed_status(stream) for stream in self._streams},
+            "feeds": {line.feed.name: self._feed_status(line) for line in self._lines},
         }
 
-    def _feed_status(self, stream: Stream) -> dict[str, Any]:
-        now_s = time.monotonic()
-        newest_s = metrics.LAG.newest_s.get(stream.feed.name)
-        silent_s = now_s - stream.status.last_message_s if stream.status.last_message_s else None
+    def _feed_status(self, line: Stream | Poller) -> dict[str, Any]:
+        name, status = line.feed.name, line.status
+        newest_s = metrics.LAG.newest_s.get(name)
+        poller = self._pollers.get(name)
         return {
-            "connected": stream.status.connected,
-            "cause": stream.status.cause or None,
-            "last_message_age_s": None if silent_s is None else round(silent_s, 1),
+            "connected": status.connected,
+            "cause": status.cause or None,
+            "last_message_age_s": _age_s(status),
             "lag_s": None if newest_s is None else round(time.time() - newest_s, 3),
-            "received": stream.status.received,
+            "received": status.received,
+            **({} if poller is None else {"rest": poller.status.cause or "ok", "rest_age_s": _age_s(poller.status)}),
         }
 
     def _problems(self) -> list[str]:
@@ -94,8 +105,8 @@ class Report:
             problems.append("database: not connected yet")
         elif not self._shipper_moving():
             problems.append("database: nothing was committed for 10 s")
-        down = [stream for stream in self._streams if not stream.status.connected]
-        return problems + [f"feed {stream.feed.name}: not connected ({stream.status.cause})" for stream in down]
+        down = [line for line in self._lines if not line.status.connected]
+        return problems + [f"feed {line.feed.name}: not connected ({line.status.cause})" for line in down]
 
     def _spool_moving(self) -> bool:
         return time.monotonic() - self._spool.durable_at_s < STALLED_S
@@ -111,6 +122,10 @@ class Report:
         idle_s = time.monotonic() - progress.committed_at_s
         shipper_moves = idle_s < SHIPPER_STUCK_S or progress.fault is not None or progress.position is None
         return (spool_moves and shipper_moves) or time.monotonic() - self._started_s < STALLED_S
+
+
+def _age_s(status: FeedStatus) -> float | None:
+    return round(time.monotonic() - status.last_message_s, 1) if status.last_message_s else None
 
 
 class Books:

@@ -21,6 +21,7 @@ from recio_ingest import embedded, metrics, partitions, schema, store, web
 from recio_ingest.faults import classify
 from recio_ingest.feeds import Feed
 from recio_ingest.notify import Notifier
+from recio_ingest.poll import Poller
 from recio_ingest.records import DAEMON_FEED, LIVE_STREAM, Kind
 from recio_ingest.report import VERSION, Report
 from recio_ingest.settings import Settings
@@ -82,7 +83,8 @@ class Daemon:
         self._dsn = dsn
         self._notifier = notifier
         self._takeover = takeover
-        self.streams = [Stream(feed, spool) for feed in feeds]
+        self.streams = [Stream(feed, spool) for feed in feeds if feed.url]
+        self.pollers = [Poller(feed, feed.enquiry, spool) for feed in feeds if feed.enquiry is not None]
         self.shipper = Shipper(
             spool,
             dsn,
@@ -91,7 +93,7 @@ class Daemon:
             min_interval_s=settings.batch.min_interval_ms / 1000,
             prepare=self._prepare,
         )
-        self.report = Report(settings, spool, self.streams, self.shipper)
+        self.report = Report(settings, spool, self.streams, self.pollers, self.shipper)
         metrics.BUILD.labels(VERSION, platform.python_version()).set(1)
         metrics.DATABASE_UP.set(0)
 
@@ -109,7 +111,8 @@ class Daemon:
             async with web.serving(http.host, http.port, self.report.status):
                 async with asyncio.TaskGroup() as sources:
                     readers = [
-                        sources.create_task(stream.run(), name=f"feed {stream.feed.name}") for stream in self.streams
+                        *(sources.create_task(each.run(), name=f"feed {each.feed.name}") for each in self.streams),
+                        *(sources.create_task(each.run(), name=f"poll {each.feed.name}") for each in self.pollers),
                     ]
                     self._notifier.ready("recording")
                     await stop.wait()

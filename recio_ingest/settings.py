@@ -47,6 +47,8 @@ _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full
 _WebsocketUrl = Annotated[str, Field(pattern=r"^wss?://\S+$"), AfterValidator(_address)]
 _RestUrl = Annotated[str, Field(pattern=r"^https?://\S+$"), AfterValidator(_address)]
 _Dsn = Annotated[str, Field(pattern=r"^(postgres(ql)?://\S*)?$", repr=False), AfterValidator(_address)]
+# A header of every handshake: printable, and no line of its own.
+_KeyId = Annotated[str, Field(max_length=200, pattern=r"^[!-~]*$", repr=False)]
 _Name = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9._-]+$")]
 
 
@@ -76,7 +78,7 @@ class Kalshi(_Section):
     url: _WebsocketUrl = "wss://external-api-ws.kalshi.com/trade-api/ws/v2"
     rest_url: _RestUrl = "https://external-api.kalshi.com/trade-api/v2"
     series: tuple[_Name, ...] = ("KXBTCD",)
-    key_id: str = Field(default="", repr=False)
+    key_id: _KeyId = ""
     key_file: str = ""
 
 

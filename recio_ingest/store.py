@@ -28,7 +28,6 @@ from recio_ingest.records import (
     Batch,
     BtcPrice,
     Decoded,
-    Gap,
     MarketEvent,
     Micros,
     Outcome,
@@ -230,6 +229,13 @@ class Store:
             known |= {tuple(row) for row in found}
         return known
 
+    async def recall(self, names: Sequence[str]) -> dict[str, list[tuple[Any, ...]]]:
+        """Return what parsers want to have back from the tables: the rows of these statements."""
+        found = {}
+        for recalled_name in names:
+            found[recalled_name] = [tuple(row) for row in await self._connection.fetch(statement(recalled_name))]
+        return found
+
     async def open_quarantine(self, after_id: int, limit: int) -> list[asyncpg.Record]:
         """Return the next entries of the quarantine that are still unused."""
         return list(await self._connection.fetch(statement("open_quarantine"), after_id, limit))
@@ -241,7 +247,7 @@ class Store:
         """
         tables: dict[type[Row], list[Row]] = {}
         for row in decoded.rows:
-            if not isinstance(row, Gap):
+            if isinstance(row, Row):
                 tables.setdefault(type(row), []).append(row)
         async with self._connection.transaction():
             status = await self._connection.execute(statement("close_quarantine"), entry["stream"], entry["frame_no"])

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import socket as socket_errors
-import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 import orjson
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from recio_ingest import metrics
-from recio_ingest.backoff import delays
-from recio_ingest.feeds import Feed
+from recio_ingest.backoff import Waits
+from recio_ingest.credentials import read_key
+from recio_ingest.endings import Ending, explain
+from recio_ingest.feeds import Conversation, Feed
+from recio_ingest.headers import note_clock
 from recio_ingest.records import Kind
 from recio_ingest.spool import Spool
 
@@ -29,12 +29,14 @@ PING_TIMEOUT_S = 5.0
 # websockets waits this long for the answer to its own close before it gives the socket up; the default of 10 s is
 # added to every dead peer's detection.
 CLOSE_TIMEOUT_S = 1.0
-# The largest message of these channels is under 2 kB; past this limit the peer is closed with 1009.
+# The largest message of these channels is under 2 kB, the list of what is subscribed to under 100 kB; past this limit
+# the peer is closed with 1009.
 MAX_MESSAGE_BYTES = 2**20
-FIRST_DELAY_S = 0.5
-MAX_DELAY_S = 30.0
+WAITS_S = (0.5, 30.0)
 # A connection that lasted this long with its subscription confirmed was a good one: the next attempt is prompt.
 HEALTHY_S = 10.0
+# What a feed has to say unasked (another market to follow, an answer that is overdue) waits for so long at most.
+TALK_EVERY_S = 0.5
 # `recv` hands out queued messages without giving the loop a turn; after this many it gets one.
 YIELD_EVERY = 200
 SECOND_NS = 1_000_000_000
@@ -42,6 +44,8 @@ SECOND_NS = 1_000_000_000
 LIMIT_CHECK_S = 0.1
 # A pause shorter than this is one slow commit: the kernel's buffer holds what the venue sends meanwhile.
 LONG_PAUSE_S = 1.0
+# Venues refuse a signature that is 10 s old (seen); a clock that is off by less than this is not why.
+CLOCK_OFF_S = 5.0
 
 
 @dataclass(slots=True)
@@ -55,10 +59,6 @@ class FeedStatus:
     received: int = 0
 
 
-class Refused(Exception):  # noqa: N818  # the venue's word, not a failure of this program
-    """The venue does not confirm the subscription."""
-
-
 class Stream:
     """Connects, subscribes, appends every message to the spool; connects again."""
 
@@ -68,28 +68,34 @@ class Stream:
         self._spool = spool
         self._now_ns = now_ns
         self._trouble = ""
+        self._venue_ahead_s = 0.0
+        self._heard = asyncio.Event()
 
     async def run(self) -> None:
         """Record the feed until cancelled; a connection that ends leaves a *disconnected* mark."""
-        pauses = delays(FIRST_DELAY_S, MAX_DELAY_S)
+        waits, corrected = Waits(WAITS_S), False
         metrics.CONNECTED.labels(self.feed.name).set(0)
         while True:
             self.status.confirmed_s = 0.0
             try:
                 await self._hold()
             except Exception as exc:  # noqa: BLE001  # whatever one attempt runs into, there is a next one
-                cause, detail = explain(exc)
-            metrics.RECONNECTS.labels(self.feed.name, cause).inc()
+                ending = explain(exc, self.feed.advise)
+            metrics.RECONNECTS.labels(self.feed.name, ending.cause).inc()
             if self.status.confirmed_s and time.monotonic() - self.status.confirmed_s > HEALTHY_S:
-                pauses = delays(FIRST_DELAY_S, MAX_DELAY_S)
-            pause_s = next(pauses)
-            self._say(cause, detail, pause_s)
+                waits.reset()
+            corrected = not corrected and ending.cause == "unauthorised" and self._correct_clock(ending.headers)
+            if corrected:
+                continue
+            pause_s = waits.next_s(ending.cause, ending.wait_s)
+            self._say(ending, pause_s)
             await asyncio.sleep(pause_s)
 
     async def _hold(self) -> None:
         """Hold one connection for as long as it lasts. Never returns: raises why it ended."""
         async with connect(
             self.feed.url,
+            additional_headers=self._signed(),
             open_timeout=OPEN_TIMEOUT_S,
             ping_interval=PING_INTERVAL_S,
             ping_timeout=PING_TIMEOUT_S,
@@ -99,45 +105,75 @@ class Stream:
             proxy=None,  # not from whatever variable the environment happens to hold
             user_agent_header="recio-ingest",
         ) as socket:
-            cause = "shutdown"
+            cause, conversation = "shutdown", self.feed.converse()
             self._mark(Kind.CONNECTED, dict(self.feed.describe))
+            if socket.response is not None:
+                note_clock(self.feed.name, socket.response.headers)
             try:
-                await self._subscribe(socket)
-                await self._receive(socket)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._talk(socket, conversation), name=f"talk {self.feed.name}")
+                    await self._receive(socket, conversation)
             except Exception as exc:
-                cause, _ = explain(exc)
+                cause = explain(exc, self.feed.advise).cause
                 raise
             finally:
-                self.status.connected = False
-                metrics.CONNECTED.labels(self.feed.name).set(0)
+                conversation.end()
+                self._unsettle()
                 self._mark(Kind.DISCONNECTED, {"cause": cause})
 
-    async def _subscribe(self, socket: ClientConnection) -> None:
-        """Ask, and record what comes until the venue has answered."""
-        async with asyncio.timeout(OPEN_TIMEOUT_S):
-            for message in self.feed.subscribe:
-                await socket.send(message, text=True)
-            while True:
-                data = await socket.recv(decode=False)
-                self._spool.append(self.feed.name, Kind.DATA, self._now_ns(), data)
-                self._count(1)
-                confirmed, refused = self.feed.greet(data)
-                if refused and not confirmed:
-                    raise Refused(refused)
-                if confirmed:
-                    break
-        if refused:
-            log.error("feed.partly_refused", feed=self.feed.name, refused=refused, hint="check the configured names")
-        log.info("feed.connected", feed=self.feed.name, **self.feed.describe)
-        self._trouble = ""
-        self.status.connected, self.status.cause = True, ""
-        self.status.confirmed_s = time.monotonic()
-        metrics.CONNECTED.labels(self.feed.name).set(1)
+    def _signed(self) -> Mapping[str, str]:
+        """Return the headers that sign an attempt made now; the key is read anew, it may have been exchanged."""
+        if self.feed.sign is None:
+            return {}
+        venue_ms = self._now_ns() // 1_000_000 + round(self._venue_ahead_s * 1000)
+        return self.feed.sign(read_key(self.feed.key_file), venue_ms)
 
-    async def _receive(self, socket: ClientConnection) -> None:
+    def _correct_clock(self, headers: Mapping[str, str]) -> bool:
+        """Take the venue's time for the next signature where ours was too far from it; return whether it was."""
+        skew_s = note_clock(self.feed.name, headers)
+        if skew_s is None or abs(skew_s + self._venue_ahead_s) < CLOCK_OFF_S:
+            return False
+        self._venue_ahead_s = -skew_s
+        log.warning(
+            "feed.clock_off",
+            feed=self.feed.name,
+            off_s=round(skew_s, 1),
+            hint="set this machine's clock (timedatectl set-ntp true): arrival times are wrong by as much; "
+            "signing with the venue's time meanwhile",
+        )
+        return True
+
+    async def _talk(self, socket: ClientConnection, conversation: Conversation) -> None:
+        """Send what the feed has to say: at once after it has heard something, and now and then."""
+        while True:
+            for message in conversation.say(time.monotonic()):
+                await socket.send(message, text=True)
+            self._settle(conversation)
+            self._heard.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TALK_EVERY_S):
+                    await self._heard.wait()
+
+    def _settle(self, conversation: Conversation) -> None:
+        """Note whether all is confirmed; one line per change."""
+        if not conversation.ready:
+            self._unsettle()
+            self.status.cause = conversation.trouble
+        elif not self.status.connected:
+            log.info("feed.connected", feed=self.feed.name, **self.feed.describe)
+            self._trouble = ""
+            self.status.connected, self.status.cause = True, ""
+            self.status.confirmed_s = self.status.confirmed_s or time.monotonic()
+            metrics.CONNECTED.labels(self.feed.name).set(1)
+
+    def _unsettle(self) -> None:
+        self.status.connected = False
+        metrics.CONNECTED.labels(self.feed.name).set(0)
+
+    async def _receive(self, socket: ClientConnection, conversation: Conversation) -> None:
         """Append every message; the hot loop of the program, so what can be done once a second is."""
         name, append, now_ns, recv = self.feed.name, self._spool.append, self._now_ns, socket.recv
-        clock = asyncio.get_running_loop().time
+        clock, listens = asyncio.get_running_loop().time, conversation.listens
         count, renewed_ns = 0, 0
         try:
             async with asyncio.timeout(self.feed.idle_timeout_s) as limit:
@@ -146,6 +182,8 @@ class Stream:
                     recv_ns = now_ns()
                     append(name, Kind.DATA, recv_ns, data)
                     count += 1
+                    if listens(data):
+                        self._hear(conversation, data)
                     if not 0 <= recv_ns - renewed_ns <= SECOND_NS:  # also when the clock was set back
                         renewed_ns = recv_ns
                         limit.reschedule(clock() + self.feed.idle_timeout_s)
@@ -158,6 +196,11 @@ class Stream:
                         await asyncio.sleep(0)
         finally:
             self._count(count)
+
+    def _hear(self, conversation: Conversation, data: bytes) -> None:
+        for level, event, facts in conversation.hear(data, time.monotonic()):
+            getattr(log, level)(event, feed=self.feed.name, **facts)
+        self._heard.set()
 
     async def _pause(self) -> None:
         """Leave the socket unread until the spool has room; where its limit is reached, put that on record."""
@@ -186,34 +229,11 @@ class Stream:
     def _mark(self, kind: Kind, facts: dict[str, object], at_ns: int = 0) -> None:
         self._spool.append(self.feed.name, kind, at_ns or self._now_ns(), orjson.dumps(facts))
 
-    def _say(self, cause: str, detail: str, pause_s: float) -> None:
+    def _say(self, ending: Ending, pause_s: float) -> None:
         """One line per change of state, before the wait; the same trouble again is silent."""
-        self.status.cause = cause
-        if cause != self._trouble:
-            url = self.feed.url
-            log.warning("feed.disconnected", feed=self.feed.name, url=url, cause=cause, error=detail[:300],
-                        next_attempt_s=round(pause_s, 1))  # fmt: skip
-        self._trouble = cause
-
-
-def explain(exc: BaseException) -> tuple[str, str]:
-    """Return the cause (a metric label, one of a fixed set) and the words for why a connection ended."""
-    text = str(exc) or type(exc).__name__
-    if isinstance(exc, ConnectionClosed):
-        return _CLOSES.get(exc.rcvd.code if exc.rcvd else 1006, "closed"), text
-    if isinstance(exc, InvalidStatus):
-        return _STATUSES.get(exc.response.status_code, "handshake"), text
-    return next((cause for kind, cause in _CAUSES if isinstance(exc, kind)), "bug"), text
-
-
-# In this order: those in the middle are kinds of OSError.
-_CAUSES = (
-    (Refused, "refused"),
-    (TimeoutError, "timeout"),
-    (ssl.SSLError, "tls"),
-    (socket_errors.gaierror, "dns"),
-    (OSError, "unreachable"),
-    (WebSocketException, "handshake"),
-)
-_CLOSES = {1000: "closed", 1001: "closed", 1006: "reset", 1011: "server_error", 1012: "closed", 1013: "server_error"}
-_STATUSES = {401: "unauthorised", 403: "unauthorised", 429: "rate_limited"}
+        self.status.cause = ending.cause
+        if ending.cause != self._trouble:
+            log.warning("feed.disconnected", feed=self.feed.name, url=self.feed.url, cause=ending.cause,
+                        error=ending.words[:300], next_attempt_s=round(pause_s, 1),
+                        **({"hint": ending.hint} if ending.hint else {}))  # fmt: skip
+        self._trouble = ending.cause

@@ -71,6 +71,41 @@ SELECT venue, symbol, trade_id FROM live_data.btc_price_log
 SELECT venue, ticker, trade_id FROM live_data.websocket_market_data
  WHERE ticker = ANY($1::text[]) AND "timestamp" BETWEEN $2 AND $3 AND trade_id = ANY($4::text[])
 
+-- kalshi_trades --
+-- What a parser remembers of trades, after a start: the ids of the last, the oldest first.
+SELECT trade_id FROM (
+  SELECT trade_id, frame_no, row_no FROM live_data.websocket_market_data
+   WHERE venue = 'kalshi' AND event_type = 'trade' ORDER BY frame_no DESC, row_no DESC LIMIT 5000) AS last
+ ORDER BY frame_no, row_no
+
+-- kalshi_prints --
+-- The same of the index.
+SELECT symbol, "timestamp" FROM (
+  SELECT symbol, "timestamp" FROM live_data.btc_price_log
+   WHERE symbol = 'BRTI' AND venue = 'cfbenchmarks' ORDER BY "timestamp" DESC LIMIT 600) AS last
+ ORDER BY "timestamp"
+
+-- kalshi_settled --
+-- The same of markets that were said to be settled.
+SELECT ticker FROM (
+  SELECT ticker, frame_no, row_no FROM live_data.websocket_market_data
+   WHERE venue = 'kalshi' AND event_type = 'settled' ORDER BY frame_no DESC, row_no DESC LIMIT 5000) AS last
+ ORDER BY frame_no, row_no
+
+-- kalshi_states --
+-- The last description of each market that came by REST (a lifecycle message has no status).
+SELECT DISTINCT ON (ticker) ticker, event_ticker, title, subtitle, status, strike_type, floor_strike, cap_strike,
+       open_time, close_time, expected_expiration_time, settlement_time, result, expiration_value
+  FROM live_data.market_data WHERE venue = 'kalshi' AND status IS NOT NULL
+ ORDER BY ticker, frame_no DESC, row_no DESC
+
+-- kalshi_quotes --
+-- The last quote of each market that came by REST.
+SELECT DISTINCT ON (ticker) ticker, yes_bid, yes_bid_size, yes_ask, yes_ask_size, last_price, volume, open_interest
+  FROM (SELECT * FROM live_data.websocket_market_data
+         WHERE venue = 'kalshi' AND event_type = 'rest_quote' ORDER BY frame_no DESC, row_no DESC LIMIT 5000) AS last
+ ORDER BY ticker, frame_no DESC, row_no DESC
+
 -- open_quarantine --
 -- The next frames that are still unused, in order of arrival.
 SELECT quarantine_id, stream, frame_no, row_no, feed, received_at, frame FROM ingest.quarantine

@@ -15,9 +15,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from samples import START_NS, control, data, heartbeat, match, subscriptions, ticker
 
-from recio_ingest.errors import BadMessageError
-from recio_ingest.feeds import Greeting, coinbase
+from recio_ingest.errors import BadMessageError, RefusedError
+from recio_ingest.feeds import coinbase
 from recio_ingest.feeds.coinbase import CoinbaseParser
+from recio_ingest.feeds.coinbase_session import CoinbaseSession
 from recio_ingest.records import BtcPrice, Decoded, Gap, Kind, Outcome
 from recio_ingest.settings import Coinbase
 
@@ -232,7 +233,7 @@ def test_state_goes_on_in_another_parser(parser: CoinbaseParser) -> None:
     frames = (data(1, ticker("1.10", "1.20")), data(2, match(1)), control(3, Kind.DISCONNECTED, cause="reset"))
     for frame in frames:
         parser.decode(frame)
-    heir = coinbase.parser(orjson.loads(orjson.dumps(parser.state())))
+    heir = coinbase.parser(orjson.loads(orjson.dumps(parser.state())), {})
     for frame in (data(4, match(1)), data(5, match(4)), data(6, match(3))):
         assert heir.decode(frame) == parser.decode(frame)
     assert orjson.dumps(heir.state()) == orjson.dumps(parser.state())
@@ -324,7 +325,7 @@ def test_what_is_asked_for() -> None:
     """The subscription asks for three channels of every configured product, and the mark says the same."""
     feed = coinbase.feed(Coinbase(products=("BTC-USD", "ETH-USD"), url="ws://localhost:1"))
     assert (feed.name, feed.url, feed.idle_timeout_s) == ("coinbase", "ws://localhost:1", 10.0)
-    assert [orjson.loads(message) for message in feed.subscribe] == [
+    assert [orjson.loads(message) for message in feed.converse().say(0)] == [
         {
             "type": "subscribe",
             "product_ids": ["BTC-USD", "ETH-USD"],
@@ -335,25 +336,51 @@ def test_what_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "greeting"),
+    ("answer", "missing"),
     [
-        (subscriptions(), Greeting(confirmed=True)),
-        ({"type": "subscriptions", "channels": []},
-         Greeting(confirmed=True, refused="heartbeat of BTC-USD, matches of BTC-USD, ticker of BTC-USD")),
+        (subscriptions(), ""),
+        ({"type": "subscriptions", "channels": []}, "heartbeat of BTC-USD, matches of BTC-USD, ticker of BTC-USD"),
+    ],
+)
+def test_the_confirmation_says_what_is_missing(answer: object, missing: str) -> None:
+    """The venue's list of all that is held confirms the subscription; what is not in it is named, once."""
+    session = CoinbaseSession(["BTC-USD"])
+    session.say(0)
+    notices = session.hear(data(1, answer).data, 0)
+    assert (session.ready, session.trouble) == (True, missing)
+    assert [notice.facts["refused"] for notice in notices] == ([missing] if missing else [])
+    assert not session.listens(b"anything")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
         ({"type": "error", "message": "Failed to subscribe", "reason": "XYZ is not a valid product"},
-         Greeting(refused="Failed to subscribe: XYZ is not a valid product")),
-        ({"type": "error"}, Greeting(refused="error")),
-        (match(), Greeting()),
-        ([], Greeting()),
-        ({"type": "subscriptions", "channels": 5}, Greeting()),
-        ({"type": "subscriptions", "channels": [{"name": ["matches"], "product_ids": ["BTC-USD"]}]}, Greeting()),
-        (b"\xff", Greeting()),
-        (b"null", Greeting()),
+         "Failed to subscribe: XYZ is not a valid product"),
+        ({"type": "error"}, "error"),
     ],
 )  # fmt: skip
-def test_the_answer_to_a_subscription(answer: object, greeting: Greeting) -> None:
-    """An answer confirms, refuses, or says what is missing; anything else says nothing, whatever it is."""
-    assert coinbase.feed(Coinbase()).greet(data(1, answer).data) == greeting
+def test_a_refused_subscription_ends_the_connection(answer: object, words: str) -> None:
+    """An error before the confirmation says that nothing will come."""
+    with pytest.raises(RefusedError, match=words):
+        CoinbaseSession(["BTC-USD"]).hear(data(1, answer).data, 0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        match(), [], {"type": "subscriptions", "channels": 5}, b"\xff", b"null",
+        {"type": "subscriptions", "channels": [{"name": ["matches"], "product_ids": ["BTC-USD"]}]},
+    ],
+)  # fmt: skip
+def test_what_is_no_answer_says_nothing(answer: object) -> None:
+    """Anything else neither confirms nor refuses, whatever it is; an answer that stays away is a refusal."""
+    session = CoinbaseSession(["BTC-USD"])
+    session.say(0)
+    assert (session.hear(data(1, answer).data, 0), session.ready) == ((), False)
+    assert session.say(10) == ()
+    with pytest.raises(RefusedError, match="not confirmed within 10 s"):
+        session.say(10.1)
 
 
 def test_the_venues_messages_are_recognised() -> None:

@@ -16,9 +16,12 @@ MODULES = {
 
 WORDS = {"__init__", "backoff", "errors", "faults", "numeric", "partitions", "records", "settings", "sql"}
 VENUES = {"decode"} | {name for name in MODULES if name.split(".")[0] == "feeds"}
-INSTRUMENTS = {"logs", "metrics", "notify"}
-EDGES = {"cluster", "credentials", "embedded", "schema", "segments", "spool", "spool_folder", "store", "stream"}
-FLOWS = {"replay", "ship"}
+INSTRUMENTS = {"headers", "logs", "metrics", "notify"}
+EDGES = {
+    "cluster", "credentials", "embedded", "endings", "rest", "schema", "segments", "spool", "spool_folder", "store",
+    "stream",
+}  # fmt: skip
+FLOWS = {"poll", "replay", "ship"}
 TOP = {"__main__", "report", "service", "status", "web"} | {name for name in MODULES if name.split(".")[0] == "demo"}
 LAYERS = (WORDS, VENUES, INSTRUMENTS, EDGES, FLOWS, TOP)
 
@@ -26,7 +29,7 @@ BESIDE = {
     "embedded": {"cluster"},
     "spool": {"segments", "spool_folder"},
     "spool_folder": {"segments"},
-    "stream": {"spool"},
+    "stream": {"credentials", "endings", "spool"},
 }
 """The edges that may know another edge; every edge not named here knows none."""
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from samples import START_NS, control, data
 
 from recio_ingest.errors import BadMessageError
-from recio_ingest.feeds import coinbase, kalshi
+from recio_ingest.feeds import Recalled, coinbase, kalshi
 from recio_ingest.feeds.kalshi import KalshiParser
-from recio_ingest.records import BtcPrice, Frame, Gap, Kind, MarketEvent, MarketState, Outcome
+from recio_ingest.records import BtcPrice, Frame, Gap, Kind, MarketEvent, MarketState, Outcome, Quarantined
 
 START_US = START_NS // 1000
 MARKET = "KXBTCD-26SEP2111-T60199.99"
@@ -140,10 +140,19 @@ def test_an_answer_about_markets() -> None:
     """Each market is a row; strikes keep their digits, empty words are NULL, and the line is not touched."""
     parser = KalshiParser({})
     before = parser.state()
-    first, second = parser.decode(sent(1, {"markets": [market(), market(cap_strike=70000)], "cursor": ""})).rows
+    other = market(ticker="OTHER", cap_strike=70000, status="initialized")
+    first, quoted, second = parser.decode(sent(1, {"markets": [market(), other], "cursor": ""})).rows
     assert isinstance(first, MarketState)
+    assert isinstance(quoted, MarketEvent)
     assert isinstance(second, MarketState)
-    assert (first.floor_strike, second.cap_strike, second.row_no) == ("60199.99", "70000", 1)
+    assert (first.floor_strike, second.cap_strike) == ("60199.99", "70000")
+    assert (first.row_no, quoted.row_no, second.row_no) == (0, 1, 2)
+    assert (quoted.event_type, quoted.yes_bid, quoted.yes_ask, quoted.no_bid) == (
+        "rest_quote",
+        None,
+        "0.0100",
+        "0.9900",
+    )
     assert (first.yes_bid, first.yes_ask, first.no_bid, first.no_ask) == (None, "0.0100", "0.9900", None)
     assert (first.result, first.expiration_value, first.status) == (None, "60123.45", "active")
     assert parser.state() == before
@@ -169,9 +178,9 @@ def test_an_answer_about_markets() -> None:
         (index(1, "0.00"), "bounds"),
         (index(1, 5.5), "schema"),
         (index(1, id="ETH"), "schema"),
-        ({"markets": [market(floor_strike="60199.99")]}, "schema"),
-        ({"markets": [market(close_time="soon")]}, "schema"),
         ({"markets": 5}, "schema"),
+        ({"markets": [], "places": 5}, "schema"),
+        ({"markets": [market()], "places": ["x"]}, "schema"),
     ],
     ids=lambda value: repr(value)[-60:],
 )
@@ -182,6 +191,102 @@ def test_refused(message: object, reason: str) -> None:
     with pytest.raises(BadMessageError) as caught:
         parser.decode(sent(1, message))
     assert (caught.value.reason, orjson.dumps(parser.state())) == (reason, before)
+
+
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        (market(floor_strike="60199.99"), "schema"),
+        (market(close_time="soon"), "schema"),
+        (market(status=None), "schema"),
+        (market(yes_bid_dollars="1.5"), "bounds"),
+        (market(ticker=5), "schema"),
+        ("market", "schema"),
+    ],
+    ids=lambda value: repr(value)[-40:],
+)
+def test_an_odd_market_among_others(odd: object, reason: str) -> None:
+    """One market of another shape is put aside alone, once; out of the quarantine it is decoded in its own place."""
+    parser = KalshiParser({})
+    answer = {"markets": [market(ticker="A"), odd, market(ticker="B")]}
+    outcome, found, _ = parser.decode(sent(1, answer))
+    assert (outcome, [type(row) for row in found].count(MarketState)) == (Outcome.QUARANTINED, 2)
+    entry = found[-1]
+    assert isinstance(entry, Quarantined)
+    assert (entry.reason, json.loads(entry.frame)) == (reason, {"places": [1], "markets": [odd]})
+    assert parser.decode(sent(2, answer)) == (Outcome.STATE, (), None)
+
+    mended = entry.frame.replace(orjson.dumps(odd), orjson.dumps(market(ticker="C")))
+    (row, quoted) = KalshiParser({}).decode(sent(1, mended)).rows
+    assert isinstance(row, MarketState)
+    assert isinstance(quoted, MarketEvent)
+    assert (row.row_no, quoted.row_no) == (2, 3)
+
+
+def test_only_changes_of_a_market_are_rows() -> None:
+    """A description that came before gives no row, nor does a quote; each that changes gives one."""
+    parser = KalshiParser({})
+
+    def kinds(number: int, **changes: object) -> list[type]:
+        return [type(row) for row in parser.decode(sent(number, {"markets": [market(**changes)]})).rows]
+
+    assert kinds(1) == [MarketState, MarketEvent]
+    assert kinds(2) == []
+    assert kinds(3, yes_ask_size_fp="6.00") == [MarketEvent]
+    assert kinds(4, yes_ask_size_fp="6.00", close_time="2026-09-21T16:00:00Z") == [MarketState]
+    assert kinds(5, yes_ask_size_fp="6.00", close_time="2026-09-21T16:00:00Z", status="closed") == [MarketState]
+
+
+def test_quotes_by_rest_only_without_a_subscription() -> None:
+    """While the socket brings a market's quotes, an answer's older ones are no rows; after it they are."""
+    parser = KalshiParser({})
+
+    def quotes(number: int, size: str) -> int:
+        found = parser.decode(sent(number, {"markets": [market(yes_ask_size_fp=size)]})).rows
+        return [type(row) for row in found].count(MarketEvent)
+
+    parser.decode(control(1, Kind.CONNECTED, feed="kalshi", series=["KXBTCD"], by="socket"))
+    assert quotes(2, "1.00") == 1
+    parser.decode(sent(3, {"type": "subscribed", "id": 1, "msg": {"channel": "ticker", "sid": 3}}))
+    assert quotes(4, "2.00") == 0
+    parser.decode(sent(5, {"type": "error", "sid": 3, "msg": {"code": 10, "msg": "Channel error"}}))
+    assert quotes(6, "3.00") == 1
+    parser.decode(sent(7, {"type": "subscribed", "id": 2, "msg": {"channel": "ticker", "sid": 4}}))
+    parser.decode(control(8, Kind.DISCONNECTED, feed="kalshi", cause="reset"))
+    assert quotes(9, "4.00") == 1
+
+
+def test_what_the_tables_hold_comes_back() -> None:
+    """A parser that goes on from the tables drops what a parser that remembers would drop."""
+    recalled: Recalled = {
+        "kalshi_trades": [("t-1",)],
+        "kalshi_prints": [("BRTI", START_US + 1_000_000)],
+        "kalshi_settled": [(MARKET,)],
+        "kalshi_states": [
+            (MARKET, "KXBTCD-26SEP2111", "Price?", "$60,200 or above", "active", "greater", "60199.99", None, None,
+             1_790_002_800_000_000, None, None, None, "60123.45"),
+        ],
+        "kalshi_quotes": [(MARKET, None, "0.00", "0.0100", "5.00", None, None, None)],
+    }  # fmt: skip
+    parser = KalshiParser({}, recalled)
+    assert parser.decode(sent(1, trade(1))).outcome is Outcome.DUPLICATE
+    assert parser.decode(sent(2, index(1))).outcome is Outcome.DUPLICATE
+    assert parser.decode(sent(3, step(1, "settled", settled_ts=START_US // 10**6))).outcome is Outcome.DUPLICATE
+    assert parser.decode(sent(4, {"markets": [market()]})) == (Outcome.STATE, (), None)
+
+
+def test_a_line_of_answers() -> None:
+    """Without a socket an answer is a sign of life: it ends the gap of a failure, and its arrival is its time."""
+    parser = KalshiParser({})
+    parser.decode(control(1, Kind.CONNECTED, feed="kalshi", series=["KXBTCD"], by="rest"))
+    assert parser.decode(sent(2, {"markets": []})) == (Outcome.STATE, (), START_US + 2000)
+    (begun,) = parser.decode(control(3, Kind.DISCONNECTED, feed="kalshi", cause="timeout")).rows
+    parser.decode(control(4, Kind.CONNECTED, feed="kalshi", series=["KXBTCD"], by="rest"))
+    (ended,) = parser.decode(sent(5, {"markets": []})).rows
+    assert isinstance(begun, Gap)
+    assert isinstance(ended, Gap)
+    assert (begun.cause, begun.from_time, begun.to_time) == ("timeout", START_US + 2000, None)
+    assert (ended.frame_no, ended.to_time) == (begun.frame_no, START_US + 5000)
 
 
 GOOD: list[dict[str, Any]] = [quote(), trade(), step(1, "created", additional_metadata={"floor_strike": 6.5}), index(1)]
@@ -211,7 +316,7 @@ def test_any_mutation_gives_what_was_sent_or_one_known_error(message: dict[str, 
             assert (row.ticker, row.volume, row.last_size) == (
                 body["market_ticker"], body.get("volume_fp"), body.get("count_fp", body.get("last_trade_size_fp")),
             )  # fmt: skip
-    assert orjson.dumps(kalshi.parser(orjson.loads(orjson.dumps(parser.state()))).state()) == orjson.dumps(
+    assert orjson.dumps(kalshi.parser(orjson.loads(orjson.dumps(parser.state())), {}).state()) == orjson.dumps(
         parser.state()
     )
 

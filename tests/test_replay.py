@@ -174,7 +174,7 @@ async def test_capture(database: str) -> None:
     ("name", "new_rows", "quarantined"),
     [
         ("kalshi-ws-2026-09-25.jsonl", 8, 3),
-        ("kalshi-markets-KXBTCD-2026-09-25.json", 2, 0),
+        ("kalshi-markets-KXBTCD-2026-09-25.json", 4, 0),
         ("brti-2026-09-25.json", 0, 1),
     ],
 )

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from recio_ingest import feeds
 from recio_ingest.sql import FOLDER, migrations, statement, statements
 
 PACKAGE = Path(__file__).parents[1] / "recio_ingest"
 
 
 def called() -> set[str]:
-    """Return every name that the program asks `statement` for; a name that is not a literal fails here."""
+    """Return every name that the program asks `statement` for, and those that its venues want to have recalled.
+
+    A name that is neither fails here.
+    """
     calls = [
         node
         for path in PACKAGE.rglob("*.py")
@@ -21,8 +25,10 @@ def called() -> set[str]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "statement"
     ]
     names = [node.args[0] for node in calls]
-    assert all(isinstance(name, ast.Constant) for name in names)
-    return {str(name.value) for name in names if isinstance(name, ast.Constant)}
+    literal = {str(name.value) for name in names if isinstance(name, ast.Constant)}
+    (recalled,) = (name for name in names if not isinstance(name, ast.Constant))
+    assert ast.unparse(recalled) == "recalled_name"
+    return literal | set(feeds.recall())
 
 
 def test_every_statement_is_called_and_every_call_is_answered() -> None:

@@ -18,6 +18,7 @@ from websockets.http11 import Request, Response
 
 from recio_ingest import stream
 from recio_ingest.feeds import coinbase
+from recio_ingest.feeds.coinbase_session import CHANNELS
 from recio_ingest.records import Frame, Kind
 from recio_ingest.settings import Coinbase
 from recio_ingest.spool import Spool
@@ -26,7 +27,7 @@ from recio_ingest.stream import Stream
 Handler = Callable[[ServerConnection], Awaitable[None]]
 ACK = {
     "type": "subscriptions",
-    "channels": [{"name": name, "product_ids": ["BTC-USD"]} for name in coinbase.CHANNELS],
+    "channels": [{"name": name, "product_ids": ["BTC-USD"]} for name in CHANNELS],
 }
 
 
@@ -95,8 +96,7 @@ async def test_records_what_comes(tmp_path: Path) -> None:
 
 async def test_unreachable_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A venue that cannot be reached costs one line and no traceback, however often it is tried."""
-    monkeypatch.setattr(stream, "FIRST_DELAY_S", 0.01)
-    monkeypatch.setattr(stream, "MAX_DELAY_S", 0.01)
+    monkeypatch.setattr(stream, "WAITS_S", (0.01, 0.01))
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -160,7 +160,7 @@ async def test_silence_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 async def test_kicked_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A venue that accepts, confirms and hangs up is not hammered: the waits grow, as nothing good has come."""
-    monkeypatch.setattr(stream, "FIRST_DELAY_S", 0.1)
+    monkeypatch.setattr(stream, "WAITS_S", (0.1, 30.0))
     connections: list[float] = []
 
     async def handler(connection: ServerConnection) -> None:

@@ -1,6 +1,6 @@
 """The venues: what the daemon needs to know about each, and nothing that it can do.
 
-A venue is one module of this package. It is pure: no socket, no clock, no log, no database.
+A venue is pure: no socket, no clock, no log, no database. What it has to say to its venue it says by returning it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 from recio_ingest.records import Decoded, Frame, Micros
 from recio_ingest.settings import Feeds
@@ -16,26 +16,86 @@ from recio_ingest.settings import Feeds
 NAMES = ("coinbase", "kalshi")
 """Every venue whose messages are understood, in the order in which a file's messages are offered to them."""
 
-# Those that can be connected; the others' messages can be replayed, and come to nothing else yet.
-_LIVE = ("coinbase",)
-
-
-class Greeting(NamedTuple):
-    """What a message says about a subscription that was asked for: confirmed, refused, or neither."""
-
-    confirmed: bool = False
-    refused: str = ""
+Recalled = Mapping[str, Sequence[Sequence[Any]]]
+"""What the tables hold of earlier frames: the rows of named statements, the oldest first."""
 
 
 class Parser(Protocol):
-    """Turns the frames of one feed, in order, into rows. Its state is plain JSON and is all that it remembers."""
+    """Turns the frames of one feed, in order, into rows.
+
+    What it remembers is its state, plain JSON that every commit writes, and what it can read again from the tables.
+    """
 
     def decode(self, frame: Frame) -> Decoded:
         """Return what the frame gives. Raises BadMessageError, with the state as it was, where it is of no use."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """Return everything that the next frame's decoding depends on."""
+        """Return what the next frame's decoding depends on and no table holds."""
+        ...
+
+
+class Notice(NamedTuple):
+    """Something that a person should know: one line in the log. `level` is info, warning or error."""
+
+    level: str
+    event: str
+    facts: Mapping[str, Any]
+
+
+class Conversation(Protocol):
+    """What is said over one connection, beside the data. Times are seconds of a clock that only runs forward."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether all that was asked for, and can be had, is confirmed."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """What is not confirmed and why, for people; empty where nothing is."""
+        ...
+
+    def say(self, now_s: float) -> Sequence[bytes]:
+        """Return the messages to send now. Raises RefusedError where going on is of no use."""
+        ...
+
+    def listens(self, data: bytes) -> bool:
+        """Tell, in well under a microsecond, whether `hear` wants this message."""
+        ...
+
+    def hear(self, data: bytes, now_s: float) -> Sequence[Notice]:
+        """Take an answer in; a message that is none says nothing. Raises RefusedError where the venue refuses all."""
+        ...
+
+    def end(self) -> None:
+        """Take in that the connection is gone."""
+        ...
+
+
+class Request(NamedTuple):
+    """One question to a venue's REST: a path under its root, and the query."""
+
+    path: str
+    query: Mapping[str, str]
+    about: str = ""
+    """What the venue's module has to remember of it until the answer."""
+
+
+class Enquiry(Protocol):
+    """What is asked by REST, again and again, to know what there is to follow."""
+
+    @property
+    def trouble(self) -> str:
+        """What the answers lack, for people; empty where nothing is."""
+        ...
+
+    def due(self, now_s: float) -> Request | None:
+        """Return what to ask now, if anything."""
+        ...
+
+    def take(self, request: Request, answer: bytes, now_s: float) -> Request | None:
+        """Take the answer in; return the request for its next page. Raises BadMessageError for another shape."""
         ...
 
 
@@ -45,23 +105,37 @@ class Feed:
 
     name: str
     url: str
+    """The socket; empty where there is none, and REST is all."""
     idle_timeout_s: float
     """Without any message for this long, the connection is dead."""
     describe: Mapping[str, Any]
     """What the *connected* mark of each connection says: the products or series asked for."""
-    subscribe: Sequence[bytes]
-    """The messages to send first."""
-    greet: Callable[[bytes], Greeting]
-    """Reads the answers to those."""
+    converse: Callable[[], Conversation]
+    """Begins what is said over a new connection."""
+    rest_url: str = ""
+    enquiry: Enquiry | None = None
+    key_file: str = ""
+    sign: Callable[[bytes, int], Mapping[str, str]] | None = None
+    """The headers of a handshake, from the key file's bytes and the time (ms). Raises ConfigError for another key."""
+    advise: Callable[[bytes], str] = lambda _: "is the venue up? the daemon goes on trying"
+    """What to do about a refused handshake, from the answer's body."""
+    warning: str = ""
+    """What this configuration cannot have; said once, at the start."""
 
 
 class Venue(Protocol):
     """What every module of this package offers."""
 
     NAME: str
+    RECALL: Sequence[str]
+    """The statements whose rows, in this order of columns, its parser wants to have back at every start."""
 
-    def parser(self, state: Mapping[str, Any]) -> Parser:
+    def parser(self, state: Mapping[str, Any], recalled: Recalled) -> Parser:
         """Return a parser that goes on from a committed state (empty: from the beginning)."""
+        ...
+
+    def feed(self, settings: Any) -> Feed:  # noqa: ANN401  # the venue's own section
+        """Return the live stream that the venue's section of the configuration asks for."""
         ...
 
     def recognises(self, message: Any) -> bool:  # noqa: ANN401  # any JSON value
@@ -73,14 +147,6 @@ class Venue(Protocol):
         ...
 
 
-class LiveVenue(Venue, Protocol):
-    """What a venue offers that can be connected."""
-
-    def feed(self, settings: Any) -> Feed:  # noqa: ANN401  # the venue's own section
-        """Return the live stream that the venue's section of the configuration asks for."""
-        ...
-
-
 def load(name: str) -> Venue:
     """Return the venue of that name. Raises KeyError."""
     if name not in NAMES:
@@ -89,11 +155,12 @@ def load(name: str) -> Venue:
     return module  # type: ignore[no-any-return]  # what mypy cannot see of a module
 
 
+def recall() -> tuple[str, ...]:
+    """Return the statements that all venues want the rows of."""
+    return tuple(name for venue in NAMES for name in load(venue).RECALL)
+
+
 def configured(settings: Feeds) -> list[Feed]:
     """Return the live streams that the configuration asks for."""
-    streams: list[Feed] = []
-    for name in _LIVE:
-        section = getattr(settings, name)
-        if section.enabled:
-            streams.append(cast("LiveVenue", load(name)).feed(section))
-    return streams
+    sections = [(name, getattr(settings, name)) for name in NAMES]
+    return [load(name).feed(section) for name, section in sections if section.enabled]

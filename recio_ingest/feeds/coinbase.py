@@ -16,13 +16,14 @@ from typing import Any
 import orjson
 
 from recio_ingest.errors import BadMessageError
-from recio_ingest.feeds import Feed, Greeting
+from recio_ingest.feeds import Feed, Recalled
+from recio_ingest.feeds.coinbase_session import CHANNELS, CoinbaseSession
 from recio_ingest.feeds.ledger import Outage, TradeIds
 from recio_ingest.records import BtcPrice, Decoded, Frame, Kind, Micros, Outcome, make, micros
 from recio_ingest.settings import Coinbase
 
 NAME = "coinbase"
-CHANNELS = ("matches", "ticker", "heartbeat")
+RECALL = ()
 
 # The heartbeat comes every second, so ten seconds of nothing at all are ten missed ones.
 IDLE_TIMEOUT_S = 10.0
@@ -42,33 +43,14 @@ _NO_BOOK = (None, None)
 def feed(settings: Coinbase) -> Feed:
     """Return the live stream of the configured products."""
     products = list(settings.products)
-    message = {"type": "subscribe", "product_ids": products, "channels": list(CHANNELS)}
-    asked = frozenset((channel, product) for channel in CHANNELS for product in products)
     return Feed(
         name=NAME,
         url=settings.url,
         idle_timeout_s=IDLE_TIMEOUT_S,
         describe={"products": products, "channels": list(CHANNELS)},
-        subscribe=(orjson.dumps(message),),
-        greet=lambda data: _greet(data, asked),
+        converse=lambda: CoinbaseSession(products),
+        rest_url=settings.rest_url,
     )
-
-
-def _greet(data: bytes, asked: frozenset[tuple[str, str]]) -> Greeting:
-    """Read an answer to the subscription; a message that is no answer, or no JSON, says nothing."""
-    try:
-        message = orjson.loads(data)
-        kind = message["type"]
-        if kind == "error":
-            words = (str(message.get("message", "error")), str(message.get("reason", "")))
-            return Greeting(refused=": ".join(word for word in words if word)[:300])
-        if kind == "subscriptions":
-            held = {(entry["name"], product) for entry in message["channels"] for product in entry["product_ids"]}
-            missing = sorted(asked - held)
-            return Greeting(confirmed=True, refused=", ".join(f"{name} of {product}" for name, product in missing[:10]))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return Greeting()
-    return Greeting()
 
 
 class CoinbaseParser:
@@ -211,6 +193,7 @@ def recognises(message: Any) -> bool:  # noqa: ANN401  # any JSON value
     return isinstance(message, dict) and "type" in message and not message.keys() & {"msg", "sid", "channel"}
 
 
-def parser(state: Mapping[str, Any]) -> CoinbaseParser:
-    """Return a parser that goes on from a committed state."""
+def parser(state: Mapping[str, Any], recalled: Recalled) -> CoinbaseParser:
+    """Return a parser that goes on from a committed state, which is all that it needs."""
+    del recalled
     return CoinbaseParser(state)

@@ -18,30 +18,56 @@ from typing import Any
 import orjson
 
 from recio_ingest.errors import BadMessageError
+from recio_ingest.feeds import Recalled
+from recio_ingest.feeds import kalshi_answers as answers
 from recio_ingest.feeds import kalshi_fields as fields
 from recio_ingest.feeds import kalshi_rows as rows
-from recio_ingest.feeds.ledger import Outage, Recent, Sequences
-from recio_ingest.records import Decoded, Frame, Kind, MarketEvent, Micros, Outcome, Row, micros
+from recio_ingest.feeds.kalshi_errors import Remedy, remedy
+from recio_ingest.feeds.kalshi_feed import feed
+from recio_ingest.feeds.ledger import Latest, Outage, Recent, Sequences
+from recio_ingest.records import (
+    Decoded,
+    Frame,
+    Gap,
+    Kind,
+    MarketEvent,
+    MarketState,
+    Micros,
+    Outcome,
+    Quarantined,
+    Row,
+    micros,
+)
 
-NAME = rows.VENUE
+__all__ = ["NAME", "RECALL", "KalshiParser", "feed", "parser", "recognises", "venue_time"]
 
-# What is remembered is written again at every commit. A trade can only come twice by two subscriptions at about the
-# same time, a print by a new connection; all markets of an hour are settled, again and again, within some minutes.
-MAX_TRADES = 200
-MAX_PRINTS = 60
-MAX_SETTLED = 500
+NAME = fields.VENUE
+RECALL = ("kalshi_trades", "kalshi_prints", "kalshi_settled", "kalshi_states", "kalshi_quotes")
+
+# A trade can only come twice by two subscriptions at about the same time, a print by a new connection; all markets of
+# an hour are settled, again and again, within some minutes. The statements of RECALL give back as many.
+MAX_TRADES = 5000
+MAX_PRINTS = 600
+MAX_SETTLED = 5000
+# A day of hourly events has some 5,000 markets.
+MAX_MARKETS = 20_000
 
 
 class KalshiParser:
-    """Remembers the line, the numbering of each subscription, the series followed, and what came lately."""
+    """Remembers the line, the numbering of each subscription, the series followed, and what the tables hold already."""
 
-    def __init__(self, state: Mapping[str, Any]) -> None:
+    def __init__(self, state: Mapping[str, Any], recalled: Recalled | None = None) -> None:
+        known = {name: (recalled or {}).get(name, ()) for name in RECALL}
         self._outage = Outage(NAME, state.get("line", {}))
         self._sids = Sequences(NAME, state.get("sids", {}))
         self._series: list[str] | None = state.get("series")
-        self._trades = Recent(MAX_TRADES, state.get("trades", ()))
-        self._prints = Recent(MAX_PRINTS, state.get("prints", ()))
-        self._settled = Recent(MAX_SETTLED, state.get("settled", ()))
+        self._by_rest: bool = state.get("by_rest", False)
+        self._trades = Recent(MAX_TRADES, (name for (name,) in known["kalshi_trades"]))
+        self._prints = Recent(MAX_PRINTS, (_print_name(*row) for row in known["kalshi_prints"]))
+        self._settled = Recent(MAX_SETTLED, (name for (name,) in known["kalshi_settled"]))
+        self._states = Latest(MAX_MARKETS, ((name, tuple(kept)) for name, *kept in known["kalshi_states"]))
+        self._quotes = Latest(MAX_MARKETS, ((name, tuple(kept)) for name, *kept in known["kalshi_quotes"]))
+        self._refused = Latest(MAX_MARKETS)
         self._types = {
             "ticker": self._ticker,
             "trade": self._trade,
@@ -56,14 +82,12 @@ class KalshiParser:
         }
 
     def state(self) -> dict[str, Any]:
-        """Return all of it as plain JSON."""
+        """Return what no table holds, as plain JSON."""
         return {
             "line": self._outage.state(),
             "sids": self._sids.state(),
             "series": self._series,
-            "trades": self._trades.state(),
-            "prints": self._prints.state(),
-            "settled": self._settled.state(),
+            "by_rest": self._by_rest,
         }
 
     def decode(self, frame: Frame) -> Decoded:
@@ -75,23 +99,50 @@ class KalshiParser:
         except orjson.JSONDecodeError as exc:
             raise BadMessageError("json", str(exc)) from None
         if isinstance(message, dict) and "markets" in message and "type" not in message:
-            found = rows.markets(frame)  # an answer to a request: it says nothing about the socket
-            return Decoded(Outcome.SHIPPED if found else Outcome.STATE, found)
-        try:
-            handler = self._types[message["type"]]
-        except (KeyError, TypeError):
-            raise BadMessageError("unknown_type", "no table for a message of this type") from None
-        decoded = handler(frame, message)
+            decoded = self._markets(frame)
+            if not self._by_rest:
+                return decoded  # an answer to a question says nothing about the socket
+        else:
+            try:
+                handler = self._types[message["type"]]
+            except (KeyError, TypeError):
+                raise BadMessageError("unknown_type", "no table for a message of this type") from None
+            decoded = handler(frame, message)
         self._outage.seen(frame.recv_ns, decoded.venue_time)
         if self._outage.open is not None:
             return decoded._replace(rows=decoded.rows + self._outage.close(frame))
         return decoded
 
-    def _mark(self, frame: Frame) -> tuple[Any, ...]:
+    def _mark(self, frame: Frame) -> tuple[Gap, ...]:
         if frame.kind == Kind.CONNECTED:
+            facts = orjson.loads(frame.data)
+            self._series, self._by_rest = facts.get("series"), facts.get("by") == "rest"
+        if frame.kind in (Kind.CONNECTED, Kind.DISCONNECTED):
             self._sids.forget()
-            self._series = orjson.loads(frame.data).get("series")
         return self._outage.mark(frame)
+
+    def _markets(self, frame: Frame) -> Decoded:
+        """Take an answer in: what has changed, and the quotes where no subscription brings them."""
+        found: list[Row | Quarantined] = []
+        bad: list[answers.Refused] = []
+        quoted = self._sids.holds("ticker")
+        for entry in answers.listed(frame):
+            try:
+                row = answers.state(frame, entry)
+                quote = answers.quote(row, entry)
+            except BadMessageError as exc:
+                bad.append(answers.Refused(entry, exc))
+                continue
+            if self._states.changes(row.ticker, _described(row)):
+                found.append(row)
+            if not quoted and row.status == "active" and self._quotes.changes(row.ticker, _quoted(quote)):
+                found.append(quote)
+        moment = frame.recv_ns // 1000 if self._by_rest else None
+        # The same odd market comes with every answer: it is put aside once, and again when it changes.
+        bad = [entry for entry in bad if self._refused.changes(*_odd(entry))]
+        if bad:
+            return Decoded(Outcome.QUARANTINED, (*found, answers.refused(frame, bad)), moment)
+        return Decoded(Outcome.SHIPPED if found else Outcome.STATE, tuple(found), moment)
 
     def _ticker(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         row = rows.ticker(frame, message)
@@ -117,8 +168,7 @@ class KalshiParser:
     def _print(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         fields.number(message, "seq")
         row = rows.index_print(frame, message)
-        name = f"{row.symbol} {row.timestamp // 1000}"
-        return self._take(frame, message, (row,), row.timestamp, self._prints, name)
+        return self._take(frame, message, (row,), row.timestamp, self._prints, _print_name(row.symbol, row.timestamp))
 
     def _subscribed(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         about = message.get("msg")
@@ -132,7 +182,9 @@ class KalshiParser:
         if "sid" not in message:
             return Decoded(Outcome.STATE)
         decoded = self._take(frame, message)
-        if message["type"] == "unsubscribed":
+        about = message.get("msg")
+        code = about.get("code") if message["type"] == "error" and isinstance(about, dict) else None
+        if message["type"] == "unsubscribed" or (code is not None and remedy(code) is Remedy.AGAIN):
             self._sids.end(message["sid"])
         return decoded
 
@@ -164,6 +216,48 @@ class KalshiParser:
         return Decoded(Outcome.SHIPPED if found else Outcome.STATE, found + gaps, moment)
 
 
+def _print_name(symbol: str, moment: Micros) -> str:
+    return f"{symbol} {moment // 1000}"
+
+
+def _described(row: MarketState) -> tuple[Any, ...]:
+    """Return what makes a new row of `market_data`, in the order of columns of `kalshi_states`."""
+    return (
+        row.event_ticker,
+        row.title,
+        row.subtitle,
+        row.status,
+        row.strike_type,
+        row.floor_strike,
+        row.cap_strike,
+        row.open_time,
+        row.close_time,
+        row.expected_expiration_time,
+        row.settlement_time,
+        row.result,
+        row.expiration_value,
+    )
+
+
+def _quoted(row: MarketEvent) -> tuple[Any, ...]:
+    """Return what makes a new `rest_quote`, in the order of columns of `kalshi_quotes`."""
+    return (
+        row.yes_bid,
+        row.yes_bid_size,
+        row.yes_ask,
+        row.yes_ask_size,
+        row.last_price,
+        row.volume,
+        row.open_interest,
+    )
+
+
+def _odd(entry: answers.Refused) -> tuple[str, str]:
+    """Return what an odd market is known by (its place, where it has no name) and all that it says."""
+    place, market = entry.listed
+    return str(market.get("ticker", place)) if isinstance(market, dict) else str(place), repr(market)
+
+
 def venue_time(message: Any) -> Micros | None:  # noqa: ANN401  # any JSON value
     """Return the venue's own time of a message, where it has one."""
     try:
@@ -193,6 +287,6 @@ def recognises(message: Any) -> bool:  # noqa: ANN401  # any JSON value
     return isinstance(message.get("markets"), list)
 
 
-def parser(state: Mapping[str, Any]) -> KalshiParser:
-    """Return a parser that goes on from a committed state."""
-    return KalshiParser(state)
+def parser(state: Mapping[str, Any], recalled: Recalled) -> KalshiParser:
+    """Return a parser that goes on from a committed state and what the tables hold."""
+    return KalshiParser(state, recalled)

@@ -18,6 +18,7 @@ from typing import Any
 from recio_ingest.errors import BadMessageError
 from recio_ingest.records import Frame, Micros, micros
 
+VENUE = "kalshi"
 FUTURE_LIMIT_US = 3_600_000_000
 LAST_S = 253_402_300_799  # the end of the year 9999
 

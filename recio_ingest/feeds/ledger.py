@@ -6,7 +6,7 @@ Everything here is decided from frames alone, so the same frames declare the sam
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -191,6 +191,10 @@ class Sequences:
         numbers = (last + 1, number - 1, number - last - 1)
         return True, (Gap(frame.frame_no, 1, self._feed, channel, f"sid {sid}", "sequence", *times, *numbers),)
 
+    def holds(self, channel: str) -> bool:
+        """Tell whether the channel has a subscription."""
+        return any(kept[0] == channel for kept in self._held.values())
+
     def end(self, sid: int) -> None:
         """Forget one subscription."""
         self._held.pop(sid, None)
@@ -208,13 +212,9 @@ class Sequences:
 class Recent:
     """The last names seen, where names have no order: what is older than the window is new again."""
 
-    def __init__(self, size: int, state: Sequence[str]) -> None:
+    def __init__(self, size: int, names: Iterable[str] = ()) -> None:
         self._size = size
-        self._names = dict.fromkeys(state)
-
-    def state(self) -> list[str]:
-        """Return plain JSON, the oldest first."""
-        return list(self._names)
+        self._names = dict.fromkeys(names)
 
     def see(self, name: str) -> bool:
         """Return whether the name is new, and remember it."""
@@ -223,4 +223,23 @@ class Recent:
         self._names[name] = None
         if len(self._names) > self._size:
             del self._names[next(iter(self._names))]
+        return True
+
+
+class Latest:
+    """The last value of each name; the names that have not changed for longest go first."""
+
+    def __init__(self, size: int, values: Iterable[tuple[str, Any]] = ()) -> None:
+        self._size = size
+        self._values = dict(values)
+
+    def changes(self, name: str, value: Any) -> bool:  # noqa: ANN401  # whatever can be compared
+        """Return whether the value is another than the last of this name, and remember it."""
+        if name in self._values:
+            if self._values[name] == value:
+                return False
+            del self._values[name]
+        self._values[name] = value
+        if len(self._values) > self._size:
+            del self._values[next(iter(self._values))]
         return True

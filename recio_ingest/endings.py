@@ -1,0 +1,56 @@
+"""Why a connection to a venue ended, or was not let in."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from recio_ingest.errors import ConfigError, RefusedError
+from recio_ingest.headers import wait_asked_s
+
+
+class Ending(NamedTuple):
+    """`cause` is a metric label, one of a fixed set; `words` are for people, and `hint` says what to do."""
+
+    cause: str
+    words: str
+    hint: str = ""
+    wait_s: float = 0.0
+    """What the venue asked to wait."""
+    headers: Mapping[str, str] = {}
+    """Of an answer that refused the handshake."""
+
+
+def explain(exc: BaseException, advise: Callable[[bytes], str]) -> Ending:
+    """Return why; `advise` reads the body of an answer that let nobody in."""
+    while isinstance(exc, BaseExceptionGroup):  # the receiver and the sender fail together, of the same cause
+        exc = exc.exceptions[0]
+    words = str(exc) or type(exc).__name__
+    if isinstance(exc, ConnectionClosed):
+        return Ending(_CLOSES.get(exc.rcvd.code if exc.rcvd else 1006, "closed"), words)
+    if isinstance(exc, InvalidStatus):
+        status, headers, body = exc.response.status_code, exc.response.headers, exc.response.body or b""
+        cause = _STATUSES.get(status, "handshake")
+        hint = advise(bytes(body)) if cause == "unauthorised" else ""
+        said = body[:200].decode("utf-8", "backslashreplace").strip()
+        return Ending(cause, f"{words}: {said}" if said else words, hint, wait_asked_s(headers), headers)
+    cause = next((cause for kind, cause in _CAUSES if isinstance(exc, kind)), "bug")
+    return Ending(cause, words, exc.hint if isinstance(exc, ConfigError) else "")
+
+
+# In this order: those in the middle are kinds of OSError.
+_CAUSES = (
+    (RefusedError, "refused"),
+    (ConfigError, "key"),
+    (TimeoutError, "timeout"),
+    (ssl.SSLError, "tls"),
+    (socket.gaierror, "dns"),
+    (OSError, "unreachable"),
+    (WebSocketException, "handshake"),
+)
+_CLOSES = {1000: "closed", 1001: "closed", 1006: "reset", 1011: "server_error", 1012: "closed", 1013: "server_error"}
+_STATUSES = {401: "unauthorised", 403: "unauthorised", 429: "rate_limited"}
