@@ -5,7 +5,7 @@ from __future__ import annotations
 import binascii
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -13,6 +13,7 @@ from aiohttp import web
 
 from recio_ingest.demo import kalshi_messages as messages
 from recio_ingest.demo.kalshi_market import Exchange
+from recio_ingest.demo.venue import Handler
 
 ROOT = "/trade-api/v2"
 PAGE, PAGE_MAX = 100, 1000
@@ -26,8 +27,6 @@ FILTERS = {
     "settled": {"finalized"},
 }
 NOT_FOUND = {"error": {"code": "not_found", "message": "not found"}}
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class RestApi:
