@@ -556,7 +556,7 @@ def test_compressed_time_starts_a_week_back() -> None:
 async def test_end_and_cancellation_leave_nothing() -> None:
     """Leaving closes clients with 1001, an error leaves as it is, a cancelled task is cancelled, no task is left."""
     async with asyncio.timeout(4), _venue() as venue:
-        ws = await connect(venue.url, additional_headers=_headers())
+        ws = await connect(venue.url, additional_headers=_headers(), max_queue=None)
         await _ask(ws, 1, "subscribe", channels=ALL, index_ids=["BRTI"])
     await ws.wait_closed()
     assert ws.close_code == 1001
