@@ -373,6 +373,27 @@ async def test_rest_finds_markets(http: aiohttp.ClientSession) -> None:
         assert (await get(http, venue, "/markets", series_ticker="KXOTHER"))["markets"] == []
 
 
+async def test_rest_finds_markets_by_time(http: aiohttp.ClientSession) -> None:
+    """Bounds of the close and of the settlement are included, 0 is none, and what is open was not settled yet."""
+    async with simulated(3600, start_s=START + 700) as venue:
+
+        async def hours(**query: int) -> dict[str, int]:
+            markets = (await get(http, venue, "/markets", limit=1000, **query))["markets"]
+            return dict(Counter(market["close_time"][11:13] for market in markets))
+
+        settled_ts = CLOSE - 7200 + 150  # 18:02:30; the hour that closed at 19:00 is determined, not settled
+        assert await hours() == {"21": 20, "20": 20, "19": 20, "18": 20}
+        assert await hours(min_close_ts=CLOSE - 3600, max_close_ts=CLOSE) == {"20": 20, "19": 20}
+        assert await hours(min_close_ts=CLOSE + 1, max_close_ts=0) == {"21": 20}
+        assert await hours(min_close_ts=CLOSE, max_close_ts=CLOSE - 3600) == {}
+        assert await hours(min_settled_ts=settled_ts) == {"18": 20}
+        assert await hours(max_settled_ts=settled_ts) == {"18": 20}
+        assert await hours(min_settled_ts=settled_ts + 1) == {}
+        assert await hours(max_settled_ts=settled_ts - 1) == {}
+        assert await hours(min_settled_ts=settled_ts, max_close_ts=CLOSE) == {"18": 20}
+        assert len(await hours(min_settled_ts=0)) == 4
+
+
 async def test_rest_market_has_the_venues_shape(http: aiohttp.ClientSession) -> None:
     """An open market leaves out what is null, keeps open results empty, and has decimals only as text."""
     async with simulated(3600, start_s=START + 700) as venue:
@@ -399,6 +420,7 @@ async def test_rest_market_has_the_venues_shape(http: aiohttp.ClientSession) -> 
         ("/markets?limit=1001", 400, "bad_request"),
         ("/markets?limit=many", 400, "bad_request"),
         ("/markets?cursor=x", 400, "bad_request"),
+        ("/markets?min_settled_ts=now", 400, "bad_request"),
         ("/markets/trades?min_ts=now", 400, "bad_request"),
     ],
 )

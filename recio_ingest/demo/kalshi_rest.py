@@ -26,6 +26,7 @@ FILTERS = {
     "closed": {"closed", "determined", "disputed", "amended"},
     "settled": {"finalized"},
 }
+LAST_S = 2**40  # of all time, for the filters
 NOT_FOUND = {"error": {"code": "not_found", "message": "not found"}}
 TOO_MANY = {"error": "too many requests"}
 UNAVAILABLE = {"error": {"code": "service_unavailable", "message": "service unavailable"}}
@@ -87,7 +88,7 @@ class RestApi:
             raise ValueError(f"unknown status {unknown[0]}")
         states = set().union(*(FILTERS[word] for word in words))
         tickers = [ticker for ticker in query.get("tickers", "").split(",") if ticker]
-        least, most = (int(query.get(key, 0)) for key in ("min_close_ts", "max_close_ts"))
+        close_s, settled_s = _range(request, "close"), _range(request, "settled")
         chosen = [
             strike
             for strike in exchange.strikes()
@@ -95,7 +96,9 @@ class RestApi:
             and query.get("event_ticker") in (None, "", strike.event.ticker)
             and (not words or strike.event.status(exchange.now_s) in states)
             and (not tickers or strike.ticker in tickers)
-            and least <= strike.event.close_s <= (most or strike.event.close_s)
+            and (close_s is None or strike.event.close_s in close_s)
+            # One that is not settled has no time of it that could lie anywhere.
+            and (settled_s is None or exchange.now_s >= strike.event.settled_s in settled_s)
         ]
         keyed = {f"{s.event.close_s:012d}/{s.event.series}/{s.floor_cents:012d}": s for s in chosen}
         page, cursor = _page(keyed, request)
@@ -141,6 +144,12 @@ class RestApi:
             "exchange_index": messages.SHARD,
         }
         return _json({"series": series})
+
+
+def _range(request: web.Request, what: str) -> range | None:
+    """Return the seconds from `min_..._ts` to `max_..._ts`, both included; None if neither is given (0 is none)."""
+    least, most = (int(request.query.get(f"{end}_{what}_ts", 0)) for end in ("min", "max"))
+    return range(least, (most or LAST_S) + 1) if least or most else None
 
 
 def _page(keyed: dict[str, Any], request: web.Request) -> tuple[list[Any], str]:
