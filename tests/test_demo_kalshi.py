@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import re
 import time
 from collections import Counter
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from email.utils import parsedate_to_datetime
@@ -17,80 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.padding import MGF1, PSS, PKCS1v15
-from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
-from websockets.asyncio.client import ClientConnection, connect
+from harness.kalshi_client import ALL, KEYS, START, Message, ask, connected, get, receive, send, signed, simulated
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from recio_ingest.demo import kalshi
 from recio_ingest.demo.kalshi import KalshiVenue
-from recio_ingest.demo.kalshi_auth import PublicKey
 from recio_ingest.demo.kalshi_clock import Clock
 from recio_ingest.demo.kalshi_market import Event, Exchange, Strike
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-Message = dict[str, Any]
-
-RSA = generate_private_key(public_exponent=65537, key_size=2048)
-ED = Ed25519PrivateKey.generate()
-KEYS: dict[str, PublicKey] = {"rsa": RSA.public_key(), "ed": ED.public_key()}
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-ALL = ["ticker", "trade", "market_lifecycle_v2", "cfbenchmarks_value"]
-HOUR_S = 4.0
-START = 1_790_362_200  # 2026-09-25 18:50 UTC: an event opens at 19:00 and closes at 20:00, four in New York
 EVENT, CLOSE = "KXBTCD-26SEP2516", START + 4200
-
-
-def _headers(
-    key_id: str = "ed", *, ago_s: float = 0, padding: Any = None, text: str = "GET/trade-api/ws/v2"
-) -> Message:
-    """Sign a handshake as the venue's documentation says, or wrongly."""
-    stamp = str(round((time.time() - ago_s) * 1000))
-    signed = f"{stamp}{text}".encode()
-    if key_id == "rsa":
-        signature = RSA.sign(signed, padding or PSS(MGF1(SHA256()), PSS.DIGEST_LENGTH), SHA256())
-    else:
-        signature = ED.sign(signed)
-    return {
-        "KALSHI-ACCESS-KEY": key_id,
-        "KALSHI-ACCESS-TIMESTAMP": stamp,
-        "KALSHI-ACCESS-SIGNATURE": base64.b64encode(signature).decode(),
-    }
-
-
-def _venue(hour_s: float = HOUR_S, **more: Any) -> KalshiVenue:
-    return KalshiVenue(public_keys=KEYS, hour_s=hour_s, **({"start_s": START} | more))
-
-
-@asynccontextmanager
-async def _connected(venue: KalshiVenue) -> AsyncIterator[ClientConnection]:
-    async with connect(venue.url, additional_headers=_headers(), close_timeout=0.1, max_queue=None) as ws:
-        yield ws
-
-
-async def _next(ws: ClientConnection, kind: str | None = None) -> Message:
-    """Return the next message, of one type if given."""
-    async with asyncio.timeout(5):
-        while True:
-            message: Message = json.loads(await ws.recv(), parse_float=Decimal)
-            if kind in (None, message["type"]):
-                return message
-
-
-async def _send(ws: ClientConnection, number: int, cmd: str, **params: Any) -> None:
-    await ws.send(json.dumps({"id": number, "cmd": cmd} | ({"params": params} if params else {})))
-
-
-async def _ask(ws: ClientConnection, number: int, cmd: str, **params: Any) -> Message:
-    """Send a command and return its first answer, past whatever else is told."""
-    await _send(ws, number, cmd, **params)
-    while True:
-        if (message := await _next(ws)).get("id") == number:
-            return message
 
 
 @pytest.fixture
@@ -100,39 +40,32 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def _get(http: aiohttp.ClientSession, venue: KalshiVenue, path: str, **query: Any) -> Message:
-    async with http.get(f"{venue.rest_url}{path}", params=query) as response:
-        assert response.status == 200, await response.text()
-        body: Message = json.loads(await response.text(), parse_float=Decimal)
-        return body
-
-
 @pytest.mark.parametrize("key_id", ["rsa", "ed"])
 async def test_signed_handshake_is_let_in(key_id: str) -> None:
     """RSA-PSS and Ed25519 signatures open the websocket, up to ten seconds late and with any stamp ahead."""
-    async with _venue(3600) as venue:
+    async with simulated(3600) as venue:
         for ago_s in (0, 9, -60):
-            async with connect(venue.url, additional_headers=_headers(key_id, ago_s=ago_s)) as ws:
-                assert await _ask(ws, 1, "list_subscriptions") == {"id": 1, "type": "ok", "msg": []}
+            async with connect(venue.url, additional_headers=signed(key_id, ago_s=ago_s)) as ws:
+                assert await ask(ws, 1, "list_subscriptions") == {"id": 1, "type": "ok", "msg": []}
 
 
 @pytest.mark.parametrize(
     ("headers", "code"),
     [
-        (_headers, "header_timestamp_expired"),
+        (signed, "header_timestamp_expired"),
         (lambda **_: {}, "authentication_error"),
-        (lambda **_: _headers() | {"KALSHI-ACCESS-KEY": "other"}, "authentication_error"),
-        (lambda **_: _headers() | {"KALSHI-ACCESS-KEY": "rsa"}, "authentication_error"),
-        (lambda **_: _headers() | {"KALSHI-ACCESS-SIGNATURE": "not base64"}, "authentication_error"),
-        (lambda **_: _headers() | {"KALSHI-ACCESS-TIMESTAMP": "now"}, "authentication_error"),
-        (lambda **_: _headers(text="GET/trade-api/v2"), "authentication_error"),
-        (lambda **_: _headers("rsa", padding=PSS(MGF1(SHA256()), PSS.MAX_LENGTH)), "authentication_error"),
-        (lambda **_: _headers("rsa", padding=PKCS1v15()), "authentication_error"),
+        (lambda **_: signed() | {"KALSHI-ACCESS-KEY": "other"}, "authentication_error"),
+        (lambda **_: signed() | {"KALSHI-ACCESS-KEY": "rsa"}, "authentication_error"),
+        (lambda **_: signed() | {"KALSHI-ACCESS-SIGNATURE": "not base64"}, "authentication_error"),
+        (lambda **_: signed() | {"KALSHI-ACCESS-TIMESTAMP": "now"}, "authentication_error"),
+        (lambda **_: signed(text="GET/trade-api/v2"), "authentication_error"),
+        (lambda **_: signed("rsa", padding=PSS(MGF1(SHA256()), PSS.MAX_LENGTH)), "authentication_error"),
+        (lambda **_: signed("rsa", padding=PKCS1v15()), "authentication_error"),
     ],
 )
 async def test_other_handshakes_are_refused(headers: Any, code: str) -> None:
     """A stale stamp, an unknown key or a wrong signature is answered 401 with JSON and the venue's real time."""
-    async with _venue() as venue:
+    async with simulated() as venue:
         with pytest.raises(InvalidStatus) as caught:
             await connect(venue.url, additional_headers=headers(ago_s=11))
         response = caught.value.response
@@ -145,33 +78,33 @@ async def test_other_handshakes_are_refused(headers: Any, code: str) -> None:
 
 async def test_channel_is_no_path() -> None:
     """Another path of the websocket host is answered 404."""
-    async with _venue() as venue:
+    async with simulated() as venue:
         with pytest.raises(InvalidStatus) as caught:
-            await connect(f"{venue.url}/cfbenchmarks_value", additional_headers=_headers())
+            await connect(f"{venue.url}/cfbenchmarks_value", additional_headers=signed())
         assert caught.value.response.status_code == 404
 
 
 async def test_commands_and_their_answers() -> None:
     """Each channel has a sid; adding, deleting, subscribing again and unsubscribing answer with what is held."""
-    async with _venue(3600) as venue, _connected(venue) as ws:
-        await _send(ws, 1, "subscribe", channels=["ticker", "trade"], market_tickers=["A"])
+    async with simulated(3600) as venue, connected(venue) as ws:
+        await send(ws, 1, "subscribe", channels=["ticker", "trade"], market_tickers=["A"])
         for sid, channel in ((1, "ticker"), (2, "trade")):
-            assert await _next(ws) == {"id": 1, "type": "subscribed", "msg": {"channel": channel, "sid": sid}}
-        answer = await _ask(ws, 2, "update_subscription", sid=2, market_tickers=["B"], action="add_markets")
+            assert await receive(ws) == {"id": 1, "type": "subscribed", "msg": {"channel": channel, "sid": sid}}
+        answer = await ask(ws, 2, "update_subscription", sid=2, market_tickers=["B"], action="add_markets")
         assert answer == {"id": 2, "sid": 2, "seq": 1, "type": "ok", "msg": {"market_tickers": ["A", "B"]}}
-        answer = await _ask(ws, 3, "update_subscription", sids=[2], market_ticker="A", action="delete_markets")
+        answer = await ask(ws, 3, "update_subscription", sids=[2], market_ticker="A", action="delete_markets")
         assert answer == {"id": 3, "sid": 2, "seq": 2, "type": "ok", "msg": {"market_tickers": ["B"]}}
-        answer = await _ask(ws, 4, "update_subscription", sid=1, market_tickers=["B"], action="add_markets")
+        answer = await ask(ws, 4, "update_subscription", sid=1, market_tickers=["B"], action="add_markets")
         assert answer == {"id": 4, "sid": 1, "type": "ok", "msg": {"market_tickers": ["A", "B"]}}
-        answer = await _ask(ws, 5, "subscribe", channels=["trade"], market_tickers=["B", "C"])
+        answer = await ask(ws, 5, "subscribe", channels=["trade"], market_tickers=["B", "C"])
         assert answer == {"id": 5, "sid": 2, "seq": 3, "type": "ok", "msg": {"market_tickers": ["B", "C"]}}
-        answer = await _ask(ws, 6, "list_subscriptions")
+        answer = await ask(ws, 6, "list_subscriptions")
         assert answer["msg"] == [{"channel": "ticker", "sid": 1}, {"channel": "trade", "sid": 2}]
-        assert await _ask(ws, 7, "unsubscribe", sids=[2]) == {"id": 7, "sid": 2, "seq": 4, "type": "unsubscribed"}
-        answer = await _ask(ws, 8, "subscribe", channels=["market_lifecycle_v2"])
+        assert await ask(ws, 7, "unsubscribe", sids=[2]) == {"id": 7, "sid": 2, "seq": 4, "type": "unsubscribed"}
+        answer = await ask(ws, 8, "subscribe", channels=["market_lifecycle_v2"])
         assert answer["msg"] == {"channel": "market_lifecycle_v2", "sid": 3}
-        async with _connected(venue) as other:
-            answer = await _ask(other, 1, "subscribe", channels=["trade"])
+        async with connected(venue) as other:
+            answer = await ask(other, 1, "subscribe", channels=["trade"])
             assert answer["msg"]["sid"] == 1, "sids are the connection's"
 
 
@@ -197,14 +130,14 @@ async def test_commands_and_their_answers() -> None:
 )
 async def test_bad_command_is_refused(command: str, code: int) -> None:
     """A command that cannot be obeyed is answered with its code, changes nothing, and the connection stays."""
-    async with _venue(3600) as venue, _connected(venue) as ws:
-        await _ask(ws, 1, "subscribe", channels=["ticker", "market_lifecycle_v2"], market_tickers=["A"])
+    async with simulated(3600) as venue, connected(venue) as ws:
+        await ask(ws, 1, "subscribe", channels=["ticker", "market_lifecycle_v2"], market_tickers=["A"])
         await ws.send(command)
-        error = await _next(ws, "error")
+        error = await receive(ws, "error")
         assert error.keys() == {"type", "msg"}
         assert error["msg"]["code"] == code
         assert error["msg"]["msg"]
-        assert len((await _ask(ws, 2, "list_subscriptions"))["msg"]) == 2
+        assert len((await ask(ws, 2, "list_subscriptions"))["msg"]) == 2
 
 
 @pytest.fixture(scope="module")
@@ -213,13 +146,13 @@ def whole_hour() -> tuple[list[Message], list[Message], list[Message]]:
 
     async def record() -> tuple[list[Message], list[Message], list[Message]]:
         told: list[Message] = []
-        async with aiohttp.ClientSession() as http, _venue() as venue, _connected(venue) as ws:
-            await _send(ws, 1, "subscribe", channels=ALL, index_ids=["BRTI"])
+        async with aiohttp.ClientSession() as http, simulated() as venue, connected(venue) as ws:
+            await send(ws, 1, "subscribe", channels=ALL, index_ids=["BRTI"])
             async with asyncio.timeout(15):
                 while not told or told[-1].get("msg", {}).get("received_at", 0) < (CLOSE + 153) * 1000:
-                    told.append(await _next(ws))
-            markets = await _get(http, venue, "/markets", event_ticker=EVENT)
-            trades = await _get(http, venue, "/markets/trades", limit=1000, min_ts=CLOSE - 900, max_ts=CLOSE - 1)
+                    told.append(await receive(ws))
+            markets = await get(http, venue, "/markets", event_ticker=EVENT)
+            trades = await get(http, venue, "/markets/trades", limit=1000, min_ts=CLOSE - 900, max_ts=CLOSE - 1)
         return told, markets["markets"], trades["trades"]
 
     return asyncio.run(record())
@@ -350,14 +283,14 @@ def test_trades_add_up(whole_hour: Hour) -> None:
 
 async def test_only_the_asked_markets_are_told(http: aiohttp.ClientSession) -> None:
     """A snapshot comes on request, then only the subscription's markets are told, until they are deleted."""
-    async with _venue(8, start_s=START + 700) as venue, _connected(venue) as ws:
-        markets = (await _get(http, venue, "/markets", status="open"))["markets"]
+    async with simulated(8, start_s=START + 700) as venue, connected(venue) as ws:
+        markets = (await get(http, venue, "/markets", status="open"))["markets"]
         mine = [market["ticker"] for market in markets[8:12]]
-        await _send(ws, 1, "subscribe", channels=["ticker"], market_tickers=mine, send_initial_snapshot=True)
-        assert (await _next(ws))["type"] == "subscribed"
-        assert [(await _next(ws))["msg"]["market_ticker"] for _ in mine] == mine
-        assert {(await _next(ws))["msg"]["market_ticker"] for _ in range(100)} <= set(mine)
-        await _ask(ws, 2, "update_subscription", sid=1, market_tickers=mine, action="delete_markets")
+        await send(ws, 1, "subscribe", channels=["ticker"], market_tickers=mine, send_initial_snapshot=True)
+        assert (await receive(ws))["type"] == "subscribed"
+        assert [(await receive(ws))["msg"]["market_ticker"] for _ in mine] == mine
+        assert {(await receive(ws))["msg"]["market_ticker"] for _ in range(100)} <= set(mine)
+        await ask(ws, 2, "update_subscription", sid=1, market_tickers=mine, action="delete_markets")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
                 await ws.recv()
@@ -365,43 +298,43 @@ async def test_only_the_asked_markets_are_told(http: aiohttp.ClientSession) -> N
 
 async def test_faults_on_demand() -> None:
     """Errors of a subscription count and may end it, a revoked channel is refused, numbers can be skipped."""
-    async with _venue(36) as venue, _connected(venue) as ws:
-        await _send(ws, 1, "subscribe", channels=["trade", "cfbenchmarks_value"], index_ids=["BRTI"])
-        last = await _next(ws, "cfbenchmarks_value")
+    async with simulated(36) as venue, connected(venue) as ws:
+        await send(ws, 1, "subscribe", channels=["trade", "cfbenchmarks_value"], index_ids=["BRTI"])
+        last = await receive(ws, "cfbenchmarks_value")
         await venue.fail(27, sid=2)
-        while (message := await _next(ws))["type"] != "error":
+        while (message := await receive(ws))["type"] != "error":
             last = message if message["sid"] == 2 else last
         assert (message["sid"], message["seq"], message["msg"]["code"]) == (2, last["seq"] + 1, 27)
-        before = (await _next(ws, "cfbenchmarks_value"))["seq"]
+        before = (await receive(ws, "cfbenchmarks_value"))["seq"]
         venue.skip_seq(5, sid=2)
-        seqs = [before, *[(await _next(ws, "cfbenchmarks_value"))["seq"] for _ in range(40)]]
+        seqs = [before, *[(await receive(ws, "cfbenchmarks_value"))["seq"] for _ in range(40)]]
         assert sorted({b - a for a, b in pairwise(seqs)}) == [1, 6]
         await venue.fail(25, sid=1)
-        assert (await _next(ws, "error"))["msg"]["code"] == 25
+        assert (await receive(ws, "error"))["msg"]["code"] == 25
         venue.revoke("cfbenchmarks_value")
-        error = await _next(ws, "error")
+        error = await receive(ws, "error")
         assert (error["sid"], error["msg"]["code"]) == (2, 10)
-        assert (await _ask(ws, 2, "list_subscriptions"))["msg"] == []
-        answer = await _ask(ws, 3, "subscribe", channels=["cfbenchmarks_value"], index_ids=["BRTI"])
+        assert (await ask(ws, 2, "list_subscriptions"))["msg"] == []
+        answer = await ask(ws, 3, "subscribe", channels=["cfbenchmarks_value"], index_ids=["BRTI"])
         assert answer["msg"]["code"] == 9
         venue.grant("cfbenchmarks_value")
-        answer = await _ask(ws, 4, "subscribe", channels=["cfbenchmarks_value"], index_ids=["BRTI"])
+        answer = await ask(ws, 4, "subscribe", channels=["cfbenchmarks_value"], index_ids=["BRTI"])
         assert answer["msg"]["sid"] == 3
         await venue.disconnect()
         with pytest.raises(ConnectionClosed):
-            await _next(ws, "nothing")
+            await receive(ws, "nothing")
 
 
 async def test_ping_says_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     """The venue pings with its word every ten seconds, and drops a client that does not answer."""
     assert kalshi.PING_S == 10
     monkeypatch.setattr(kalshi, "PING_S", 0.2)
-    async with _venue(3600) as venue, _connected(venue) as alive:
+    async with simulated(3600) as venue, connected(venue) as alive:
         host, port = venue.url.removeprefix("ws://").partition("/")[0].split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        signed = "".join(f"{name}: {value}\r\n" for name, value in _headers().items())
+        lines = "".join(f"{name}: {value}\r\n" for name, value in signed().items())
         writer.write(
-            f"GET /trade-api/ws/v2 HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{signed}"
+            f"GET /trade-api/ws/v2 HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{lines}"
             "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
         )
         async with asyncio.timeout(4):
@@ -409,15 +342,15 @@ async def test_ping_says_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
             assert await reader.readexactly(11) == b"\x89\x09heartbeat"
             assert (await reader.read())[:1] == b"\x88"
         writer.close()
-        assert (await _ask(alive, 1, "list_subscriptions"))["type"] == "ok"
+        assert (await ask(alive, 1, "list_subscriptions"))["type"] == "ok"
 
 
 async def test_rest_finds_markets(http: aiohttp.ClientSession) -> None:
     """Filters use their own words, pages end with an empty cursor, and one market is found by its name."""
-    async with _venue(3600, start_s=START + 700) as venue:
+    async with simulated(3600, start_s=START + 700) as venue:
         counts = {}
         for word in ("unopened", "open", "paused", "closed", "settled"):
-            markets = (await _get(http, venue, "/markets", series_ticker="KXBTCD", status=word))["markets"]
+            markets = (await get(http, venue, "/markets", series_ticker="KXBTCD", status=word))["markets"]
             counts[word] = Counter(market["status"] for market in markets)
         assert counts == {
             "unopened": {"initialized": 20},
@@ -426,24 +359,45 @@ async def test_rest_finds_markets(http: aiohttp.ClientSession) -> None:
             "closed": {"determined": 20},
             "settled": {"finalized": 20},
         }
-        everything = (await _get(http, venue, "/markets", limit=1000))["markets"]
+        everything = (await get(http, venue, "/markets", limit=1000))["markets"]
         paged, cursor = [], None
         while cursor != "":
-            page = await _get(http, venue, "/markets", limit=33, **({"cursor": cursor} if cursor else {}))
+            page = await get(http, venue, "/markets", limit=33, **({"cursor": cursor} if cursor else {}))
             paged += page["markets"]
             cursor = page["cursor"]
         assert [m["ticker"] for m in paged] == [m["ticker"] for m in everything]
         assert len({m["ticker"] for m in paged}) == 80
         two = [paged[3]["ticker"], paged[70]["ticker"]]
-        assert [m["ticker"] for m in (await _get(http, venue, "/markets", tickers=",".join(two)))["markets"]] == two
-        assert (await _get(http, venue, f"/markets/{two[0]}"))["market"] == paged[3]
-        assert (await _get(http, venue, "/markets", series_ticker="KXOTHER"))["markets"] == []
+        assert [m["ticker"] for m in (await get(http, venue, "/markets", tickers=",".join(two)))["markets"]] == two
+        assert (await get(http, venue, f"/markets/{two[0]}"))["market"] == paged[3]
+        assert (await get(http, venue, "/markets", series_ticker="KXOTHER"))["markets"] == []
+
+
+async def test_rest_finds_markets_by_time(http: aiohttp.ClientSession) -> None:
+    """Bounds of the close and of the settlement are included, 0 is none, and what is open was not settled yet."""
+    async with simulated(3600, start_s=START + 700) as venue:
+
+        async def hours(**query: int) -> dict[str, int]:
+            markets = (await get(http, venue, "/markets", limit=1000, **query))["markets"]
+            return dict(Counter(market["close_time"][11:13] for market in markets))
+
+        settled_ts = CLOSE - 7200 + 150  # 18:02:30; the hour that closed at 19:00 is determined, not settled
+        assert await hours() == {"21": 20, "20": 20, "19": 20, "18": 20}
+        assert await hours(min_close_ts=CLOSE - 3600, max_close_ts=CLOSE) == {"20": 20, "19": 20}
+        assert await hours(min_close_ts=CLOSE + 1, max_close_ts=0) == {"21": 20}
+        assert await hours(min_close_ts=CLOSE, max_close_ts=CLOSE - 3600) == {}
+        assert await hours(min_settled_ts=settled_ts) == {"18": 20}
+        assert await hours(max_settled_ts=settled_ts) == {"18": 20}
+        assert await hours(min_settled_ts=settled_ts + 1) == {}
+        assert await hours(max_settled_ts=settled_ts - 1) == {}
+        assert await hours(min_settled_ts=settled_ts, max_close_ts=CLOSE) == {"18": 20}
+        assert len(await hours(min_settled_ts=0)) == 4
 
 
 async def test_rest_market_has_the_venues_shape(http: aiohttp.ClientSession) -> None:
     """An open market leaves out what is null, keeps open results empty, and has decimals only as text."""
-    async with _venue(3600, start_s=START + 700) as venue:
-        market = (await _get(http, venue, "/markets", status="open", limit=1))["markets"][0]
+    async with simulated(3600, start_s=START + 700) as venue:
+        market = (await get(http, venue, "/markets", status="open", limit=1))["markets"][0]
     assert (market["result"], market["expiration_value"]) == ("", "")
     assert not market.keys() & {"settlement_ts", "settlement_value_dollars", "cap_strike"}
     assert None not in market.values()
@@ -466,22 +420,23 @@ async def test_rest_market_has_the_venues_shape(http: aiohttp.ClientSession) -> 
         ("/markets?limit=1001", 400, "bad_request"),
         ("/markets?limit=many", 400, "bad_request"),
         ("/markets?cursor=x", 400, "bad_request"),
+        ("/markets?min_settled_ts=now", 400, "bad_request"),
         ("/markets/trades?min_ts=now", 400, "bad_request"),
     ],
 )
 async def test_rest_refuses(http: aiohttp.ClientSession, path: str, status: int, code: str) -> None:
     """What REST does not know or understand is told in JSON."""
-    async with _venue(3600) as venue, http.get(f"{venue.rest_url}{path}") as response:
+    async with simulated(3600) as venue, http.get(f"{venue.rest_url}{path}") as response:
         assert (response.status, (await response.json())["error"]["code"]) == (status, code)
 
 
 async def test_rest_pages_trades(http: aiohttp.ClientSession) -> None:
     """The trades of one market come in pages, the newest first, none twice and none left out."""
-    async with _venue(3600, start_s=START + 2000) as venue:
-        ticker = (await _get(http, venue, "/markets", status="open"))["markets"][10]["ticker"]
-        everything = (await _get(http, venue, "/markets/trades", ticker=ticker, limit=1000))["trades"]
-        first = await _get(http, venue, "/markets/trades", ticker=ticker, limit=20)
-        rest = await _get(http, venue, "/markets/trades", ticker=ticker, limit=1000, cursor=first["cursor"])
+    async with simulated(3600, start_s=START + 2000) as venue:
+        ticker = (await get(http, venue, "/markets", status="open"))["markets"][10]["ticker"]
+        everything = (await get(http, venue, "/markets/trades", ticker=ticker, limit=1000))["trades"]
+        first = await get(http, venue, "/markets/trades", ticker=ticker, limit=20)
+        rest = await get(http, venue, "/markets/trades", ticker=ticker, limit=1000, cursor=first["cursor"])
     assert first["trades"] + rest["trades"] == everything
     assert rest["cursor"] == ""
     assert len({trade["trade_id"] for trade in everything}) == len(everything) > 40
@@ -491,7 +446,7 @@ async def test_rest_pages_trades(http: aiohttp.ClientSession) -> None:
 
 async def test_rest_is_rationed(http: aiohttp.ClientSession) -> None:
     """Sixty requests at once pass, more are answered 429 without a Retry-After, and a moment buys the next."""
-    async with _venue(3600) as venue:
+    async with simulated(3600) as venue:
 
         async def status() -> int:
             async with http.get(f"{venue.rest_url}/exchange/status") as response:
@@ -507,7 +462,7 @@ async def test_rest_is_rationed(http: aiohttp.ClientSession) -> None:
         assert 429 in answers[60:]
         await asyncio.sleep(0.1)
         assert await status() == 200
-        series = await _get(http, venue, "/series/KXBTCD")
+        series = await get(http, venue, "/series/KXBTCD")
         assert (series["series"]["ticker"], series["series"]["frequency"]) == ("KXBTCD", "hourly")
 
 
@@ -555,18 +510,18 @@ def test_compressed_time_starts_a_week_back() -> None:
 
 async def test_end_and_cancellation_leave_nothing() -> None:
     """Leaving closes clients with 1001, an error leaves as it is, a cancelled task is cancelled, no task is left."""
-    async with asyncio.timeout(4), _venue() as venue:
-        ws = await connect(venue.url, additional_headers=_headers())
-        await _ask(ws, 1, "subscribe", channels=ALL, index_ids=["BRTI"])
+    async with asyncio.timeout(4), simulated() as venue:
+        ws = await connect(venue.url, additional_headers=signed(), max_queue=None)
+        await ask(ws, 1, "subscribe", channels=ALL, index_ids=["BRTI"])
     await ws.wait_closed()
     assert ws.close_code == 1001
     with pytest.raises(LookupError, match="mine"):
-        async with _venue():
+        async with simulated():
             raise LookupError("mine")
 
     async def run() -> None:
-        async with _venue() as venue, _connected(venue) as ws:
-            await _ask(ws, 1, "subscribe", channels=ALL, index_ids=["BRTI"])
+        async with simulated() as venue, connected(venue) as ws:
+            await ask(ws, 1, "subscribe", channels=ALL, index_ids=["BRTI"])
             await asyncio.sleep(60)
 
     async with asyncio.TaskGroup() as group:
@@ -584,7 +539,7 @@ async def test_broken_market_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> N
         raise ZeroDivisionError
 
     async def run() -> None:
-        async with asyncio.timeout(5), _venue():
+        async with asyncio.timeout(5), simulated():
             monkeypatch.setattr(Exchange, "step", broken)
             await asyncio.sleep(60)
 

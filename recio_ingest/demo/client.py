@@ -29,6 +29,7 @@ class Client:
         wire: socket.socket = connection.transport.get_extra_info("socket")
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUE_MESSAGES)
+        self._eased = asyncio.Event()  # something was sent, or nothing will be any more
         self._deadline = asyncio.timeout(within_s)
         self._dropped = False
         self._close = (CloseCode.POLICY_VIOLATION, f"no subscribe within {within_s or 0:g} s")
@@ -47,10 +48,22 @@ class Client:
         except asyncio.QueueFull:
             self.drop(CloseCode.POLICY_VIOLATION, "slow consumer")
 
+    async def send(self, message: bytes) -> bool:
+        """Queue a message once half of the queue is free, and tell whether the client is still there.
+
+        The other half is left to what is pushed meanwhile: nobody is dropped for what comes this way.
+        """
+        while not self._dropped and self._queue.qsize() >= max(1, self._queue.maxsize // 2):
+            self._eased.clear()
+            await self._eased.wait()
+        self.push(message)
+        return not self._dropped
+
     def drop(self, code: CloseCode, cause: str) -> None:
         """Have the connection closed; what is still queued is lost."""
         if not self._dropped:
             self._dropped = True
+            self._eased.set()
             self._close = (code, cause)
             self._deadline.reschedule(asyncio.get_running_loop().time())
 
@@ -58,7 +71,7 @@ class Client:
         """Send what is queued and hand on what is received, until either side closes."""
         try:
             async with self._deadline, asyncio.TaskGroup() as group:
-                sender = group.create_task(self._send(), name="venue client sender")
+                sender = group.create_task(self._drain(), name="venue client sender")
                 with suppress(ConnectionClosed):
                     async for message in self._connection:
                         handle(self, message)
@@ -67,11 +80,16 @@ class Client:
         except TimeoutError:
             self._dropped = True
             await self._hang_up()
+        finally:
+            self._dropped = True
+            self._eased.set()
 
-    async def _send(self) -> None:
+    async def _drain(self) -> None:
         with suppress(ConnectionClosed):
             while True:
-                await self._connection.send(await self._queue.get(), text=True)
+                message = await self._queue.get()
+                self._eased.set()
+                await self._connection.send(message, text=True)
 
     async def _hang_up(self) -> None:
         try:

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
 
 import orjson
 from aiohttp import web
-from websockets.asyncio.server import ServerConnection, serve
-from websockets.frames import CloseCode
+from websockets.asyncio.server import ServerConnection
 
-from recio_ingest.demo.client import CLOSE_WITHIN_S, Client
+from recio_ingest.demo.client import Client
 from recio_ingest.demo.coinbase_messages import (
     RefusedError,
     change,
@@ -28,10 +26,7 @@ from recio_ingest.demo.coinbase_messages import (
     ticker,
 )
 from recio_ingest.demo.market import Market, now_us
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from types import TracebackType
+from recio_ingest.demo.venue import Handler, Venue
 
 SUBSCRIBE_WITHIN_S = 5.0  # "WebSocket Overview": who has not subscribed by then is disconnected
 HEARTBEAT_S = 1.0  # "WebSocket Channels": one a second per product
@@ -43,10 +38,8 @@ MESSAGES = {"matches": match, "ticker": ticker, "heartbeat": heartbeat}
 # Told once, on subscribing: from where the client goes on.
 AT_FIRST = {"matches": last_match, "ticker": ticker}
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-
-class CoinbaseVenue:
+class CoinbaseVenue(Venue):
     """Coinbase Exchange at `url` (websocket) and `rest_url`, from `async with` to its end.
 
     The markets run by the clock, whether or not anybody is connected, each with `trades_per_s` on average.
@@ -63,49 +56,22 @@ class CoinbaseVenue:
         ws_port: int = 0,
         rest_port: int = 0,
     ) -> None:
-        self.url = self.rest_url = ""  # known once the servers listen
+        super().__init__(host, ws_port, rest_port)
         if not products or trades_per_s <= 0:
             raise ValueError("a venue needs a product and more than no trades a second")
         interval_us = max(1, round(1_000_000 / trades_per_s))
         self._markets = {product: Market(product, seed, interval_us) for product in products}
-        self._host, self._ws_port, self._rest_port = host, ws_port, rest_port
         self._clients: set[Client] = set()
         self._requests_left, self._counted_at_s = float(REST_BURST), 0.0
-        self._stack = AsyncExitStack()
 
-    async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as stack:
-            server = await stack.enter_async_context(
-                serve(
-                    self._serve,
-                    self._host,
-                    self._ws_port,
-                    compression=None,  # on loopback only work
-                    max_size=MAX_REQUEST_BYTES,
-                    close_timeout=CLOSE_WITHIN_S,
-                )
-            )
-            runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=CLOSE_WITHIN_S)
-            stack.push_async_callback(runner.cleanup)
-            await runner.setup()
-            await web.TCPSite(runner, self._host, self._rest_port).start()
-            tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            for loop in (self._trade, self._beat):
-                stack.callback(tasks.create_task(loop(), name=f"venue {loop.__name__}").cancel)
-            self.url = f"ws://{self._host}:{server.sockets[0].getsockname()[1]}"
-            self.rest_url = f"http://{self._host}:{runner.addresses[0][1]}"
-            self._stack = stack.pop_all()
-        return self
+    def _options(self) -> dict[str, Any]:
+        return {"max_size": MAX_REQUEST_BYTES}
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        for client in self._clients:
-            client.drop(CloseCode.GOING_AWAY, "the venue closes")
-        if isinstance(error, asyncio.CancelledError):  # the task group knows whether it meant this one
-            return await self._stack.__aexit__(kind, error, traceback)
-        await self._stack.aclose()  # any other error leaves as it is, not wrapped into the group's
-        return None
+    def _served(self) -> Iterable[Client]:
+        return self._clients
+
+    def _loops(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
+        return self._trade, self._beat
 
     async def _trade(self) -> None:
         """Let the markets' trades happen in time, for ever; never waits for a client."""

@@ -8,30 +8,29 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from aiohttp import web
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
 from recio_ingest.demo import kalshi_messages as messages
-from recio_ingest.demo.client import CLOSE_WITHIN_S, Client
+from recio_ingest.demo.client import Client
 from recio_ingest.demo.kalshi_auth import PublicKey, refusal
 from recio_ingest.demo.kalshi_clock import HOUR_S, Clock
+from recio_ingest.demo.kalshi_faults import EXPIRED, Faults
 from recio_ingest.demo.kalshi_market import WINDOW, Exchange, News
-from recio_ingest.demo.kalshi_rest import ROOT, RestApi
-from recio_ingest.demo.kalshi_session import Session, Subscription
+from recio_ingest.demo.kalshi_rest import NOT_FOUND, ROOT
+from recio_ingest.demo.kalshi_session import Session
+from recio_ingest.demo.venue import Venue
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from websockets.http11 import Request, Response
 
-WS_PATH = "/trade-api/ws/v2"
 PING_S = 10.0  # "Connection Keep-Alive": a ping that says `heartbeat`; the simulator waits as long for the pong
 STEP_S = 0.01  # the market wakes no more often
 STEP_SECONDS = 20  # of the venue's time, then the clients have their turn
@@ -39,14 +38,16 @@ QUIET_S = 30.0  # after the machine slept, what is older is not told, only found
 MAX_REQUEST_BYTES = 1_048_576
 
 
-class KalshiVenue:
-    """Kalshi at `url` (websocket) and `rest_url`, from `async with` to its end.
+class KalshiVenue(Faults, Venue):
+    """Kalshi at `url` (websocket) and `rest_url`, from `async with` to its end; `Faults` is what can go wrong.
 
     Who connects signs with the private half of one of `public_keys` (key id -> key). An hour of the venue's
     time takes `hour_s`; if that is not 3600, all the venue's times run in compressed time (see `Clock`), and
     still 60 index prints, stamped with its seconds, settle an event. `start_s` is the venue's time (seconds
     since 1970) at the start. Port 0 takes a free one.
     """
+
+    WS_PATH, REST_PATH = "/trade-api/ws/v2", ROOT
 
     def __init__(
         self,
@@ -60,90 +61,33 @@ class KalshiVenue:
         rest_port: int = 0,
         start_s: int | None = None,
     ) -> None:
-        self.url = self.rest_url = ""  # known once the servers listen
         if not series:
             raise ValueError("a venue needs a series")
         self._clock = Clock(hour_s, start_s)
-        self._exchange = Exchange(series, seed, self._clock.now_ms() // 1000)
+        Venue.__init__(self, host, ws_port, rest_port)
+        Faults.__init__(self, public_keys, Exchange(series, seed, self._clock.now_ms() // 1000))
         now_s = self._exchange.now_s
         self._prints = deque((self._exchange.index(s) for s in range(now_s - WINDOW, now_s + 1)), WINDOW + 1)
         self._quiet_s = int(QUIET_S * HOUR_S / hour_s)
-        self._public_keys = public_keys
-        self._host, self._ws_port, self._rest_port = host, ws_port, rest_port
-        self._sessions: dict[Client, Session] = {}
-        self._revoked: set[str] = set()
-        self._stack = AsyncExitStack()
 
-    async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as stack:
-            server = await stack.enter_async_context(
-                serve(
-                    self._serve,
-                    self._host,
-                    self._ws_port,
-                    process_request=self._admit,
-                    compression=None,  # on loopback only work
-                    max_size=MAX_REQUEST_BYTES,
-                    ping_interval=None,  # `_beat` pings, with the venue's own word
-                    close_timeout=CLOSE_WITHIN_S,
-                )
-            )
-            runner = web.AppRunner(
-                RestApi(lambda: self._exchange).app(), access_log=None, shutdown_timeout=CLOSE_WITHIN_S
-            )
-            stack.push_async_callback(runner.cleanup)
-            await runner.setup()
-            await web.TCPSite(runner, self._host, self._rest_port).start()
-            tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            stack.callback(tasks.create_task(self._run(), name="venue market").cancel)
-            self.url = f"ws://{self._host}:{server.sockets[0].getsockname()[1]}{WS_PATH}"
-            self.rest_url = f"http://{self._host}:{runner.addresses[0][1]}{ROOT}"
-            self._stack = stack.pop_all()
-        return self
+    def _options(self) -> dict[str, Any]:
+        return {
+            "process_request": self._admit,
+            "process_response": self._date,
+            "max_size": MAX_REQUEST_BYTES,
+            "ping_interval": None,  # `_beat` pings, with the venue's own word
+        }
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        for client in self._sessions:
-            client.drop(CloseCode.GOING_AWAY, "the venue closes")
-        if isinstance(error, asyncio.CancelledError):  # the task group knows whether it meant this one
-            return await self._stack.__aexit__(kind, error, traceback)
-        await self._stack.aclose()  # any other error leaves as it is, not wrapped into the group's
-        return None
+    def _served(self) -> Iterable[Client]:
+        return self._sessions
 
-    async def fail(self, code: int, *, sid: int | None = None) -> None:
-        """Send an error to every connection: for the subscription `sid`, or for all that it holds."""
-        for session, held in self._held():
-            if sid in (None, held.sid):
-                session.fail(code, held)
+    def _app(self) -> web.Application:
+        app = self._rest.app()
+        app.on_response_prepare.append(self._date_rest)
+        return app
 
-    async def disconnect(self) -> None:
-        """Close every connection, and return when they are gone."""
-        before = tuple(self._sessions)
-        for client in before:
-            client.drop(CloseCode.GOING_AWAY, "disconnected")
-        while not self._sessions.keys().isdisjoint(before):
-            await asyncio.sleep(STEP_S)
-
-    def revoke(self, channel: str) -> None:
-        """Take a channel away: subscriptions end with error 10, and new ones are refused with error 9."""
-        self._revoked.add(channel)
-        for session, held in self._held():
-            if held.channel == channel:
-                session.fail(10, held)
-
-    def grant(self, channel: str) -> None:
-        """Give a revoked channel back."""
-        self._revoked.discard(channel)
-
-    def skip_seq(self, n: int = 1, *, sid: int | None = None) -> None:
-        """Lose `n` numbers of the sequence of the subscription `sid` of every connection, or of all that they hold."""
-        for _, held in self._held():
-            if sid in (None, held.sid):
-                held.seq += n
-
-    def _held(self) -> Iterator[tuple[Session, Subscription]]:
-        return ((session, held) for session in self._sessions.values() for held in tuple(session.held.values()))
+    def _loops(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
+        return (self._run,)
 
     async def _run(self) -> None:
         """Let the market's seconds pass in time, for ever; never waits for a client."""
@@ -184,15 +128,32 @@ class KalshiVenue:
         return messages.ticker(strike, self._exchange.now_s) if strike else None
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Refuse a handshake that goes elsewhere or is not signed; the answer's Date tells the real time."""
-        if request.path != WS_PATH:
-            return _refuse(connection, 404, {"error": {"code": "not_found", "message": "not found"}})
-        why = refusal(request.headers, self._public_keys, "GET", WS_PATH, time.time_ns() // 1_000_000)
+        """Refuse a handshake that goes elsewhere or is not signed."""
+        if request.path != self.WS_PATH:
+            return _refuse(connection, 404, NOT_FOUND)
+        now_ms = round(self._judging_s() * 1000)
+        why = refusal(request.headers, self._public_keys, "GET", self.WS_PATH, expired=self._expired, now_ms=now_ms)
         return _refuse(connection, 401, why) if why else None
 
+    def _judging_s(self) -> float:
+        """Return the time that signatures are judged by: the real one, unless the venue's clock is wrong."""
+        return time.time() + self.clock_offset_s
+
+    def _date(self, _connection: ServerConnection, _request: Request, response: Response) -> None:
+        """Let the Date of every answer to a handshake tell the time that signatures are judged by."""
+        del response.headers["Date"]
+        response.headers["Date"] = formatdate(self._judging_s(), usegmt=True)
+
+    async def _date_rest(self, _request: web.Request, response: web.StreamResponse) -> None:
+        response.headers["Date"] = formatdate(self._judging_s(), usegmt=True)
+
     async def _serve(self, connection: ServerConnection) -> None:
+        key_id = connection.request.headers["KALSHI-ACCESS-KEY"] if connection.request else ""
+        if key_id in self._expired:  # since it was let in
+            await connection.close(CloseCode.POLICY_VIOLATION, EXPIRED)
+            return
         client = Client(connection)
-        self._sessions[client] = session = Session(client.push, self._snapshot, self._revoked)
+        self._sessions[client] = session = Session(client.push, self._snapshot, self._rules, key_id)
         try:
             async with asyncio.TaskGroup() as group:
                 beat = group.create_task(_beat(client, connection), name="venue heartbeat")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -20,11 +20,18 @@ PublicKey = RSAPublicKey | Ed25519PublicKey
 
 
 def refusal(
-    headers: Mapping[str, str], public_keys: Mapping[str, PublicKey], method: str, path: str, now_ms: int
+    headers: Mapping[str, str],
+    public_keys: Mapping[str, PublicKey],
+    method: str,
+    path: str,
+    *,
+    expired: Container[str],
+    now_ms: int,
 ) -> dict[str, Any] | None:
     """Return why a request is answered with 401, as that answer's body; None if it is signed as it must be."""
     stamp = headers.get("KALSHI-ACCESS-TIMESTAMP", "")
-    key = public_keys.get(headers.get("KALSHI-ACCESS-KEY", ""))
+    key_id = headers.get("KALSHI-ACCESS-KEY", "")
+    key = public_keys.get(key_id)
     if not re.fullmatch("[0-9]{1,16}", stamp):
         return _error("authentication_error", "INVALID_TIMESTAMP")
     if int(stamp) < now_ms - STALE_MS:
@@ -36,7 +43,7 @@ def refusal(
         _verify(key, signature, f"{stamp}{method}{path}".encode())
     except (binascii.Error, ValueError, InvalidSignature):
         return _error("authentication_error", "INCORRECT_API_KEY_SIGNATURE")
-    return None
+    return _error("authentication_error", "API_KEY_EXPIRED") if key_id in expired else None
 
 
 def _verify(key: PublicKey, signature: bytes, text: bytes) -> None:

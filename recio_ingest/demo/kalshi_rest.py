@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import binascii
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -13,6 +13,7 @@ from aiohttp import web
 
 from recio_ingest.demo import kalshi_messages as messages
 from recio_ingest.demo.kalshi_market import Exchange
+from recio_ingest.demo.venue import Handler
 
 ROOT = "/trade-api/v2"
 PAGE, PAGE_MAX = 100, 1000
@@ -25,21 +26,27 @@ FILTERS = {
     "closed": {"closed", "determined", "disputed", "amended"},
     "settled": {"finalized"},
 }
+LAST_S = 2**40  # of all time, for the filters
 NOT_FOUND = {"error": {"code": "not_found", "message": "not found"}}
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+TOO_MANY = {"error": "too many requests"}
+UNAVAILABLE = {"error": {"code": "service_unavailable", "message": "service unavailable"}}
 
 
 class RestApi:
-    """What REST tells of an exchange; `app` serves it."""
+    """What REST tells of an exchange; `app` serves it.
 
-    def __init__(self, exchange: Callable[[], Exchange]) -> None:
+    The next `busy` requests are refused as too many, all while it is `down`; nobody is answered unless `answering`.
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.busy, self.down, self.answering = 0, False, asyncio.Event()
+        self.answering.set()
         self._exchange = exchange
         self._tokens, self._counted_at_s = float(BURST_TOKENS), time.monotonic()
 
     def app(self) -> web.Application:
         """Return the application."""
-        app = web.Application(middlewares=[self._limit])
+        app = web.Application(middlewares=[self._falter, self._limit])
         app.router.add_get(f"{ROOT}/markets", self._markets)
         app.router.add_get(f"{ROOT}/markets/trades", self._trades)
         app.router.add_get(f"{ROOT}/markets/{{ticker}}", self._market)
@@ -49,13 +56,24 @@ class RestApi:
         return app
 
     @web.middleware
+    async def _falter(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Go wrong as ordered."""
+        await self.answering.wait()
+        if self.down:
+            return _json(UNAVAILABLE, 503)
+        if self.busy:
+            self.busy -= 1
+            return _json(TOO_MANY, 429)
+        return await handler(request)
+
+    @web.middleware
     async def _limit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Let through what the bucket holds; who comes too early is told nothing but that."""
         now_s = time.monotonic()
         self._tokens = min(BURST_TOKENS, self._tokens + (now_s - self._counted_at_s) * TOKENS_PER_S)
         self._counted_at_s = now_s
         if self._tokens < COST_TOKENS:
-            return _json({"error": "too many requests"}, 429)
+            return _json(TOO_MANY, 429)
         self._tokens -= COST_TOKENS
         try:
             return await handler(request)
@@ -64,13 +82,13 @@ class RestApi:
 
     async def _markets(self, request: web.Request) -> web.Response:
         """Answer with one page of the markets that pass every filter, the highest strike of the latest event first."""
-        query, exchange = request.query, self._exchange()
+        query, exchange = request.query, self._exchange
         words = [word for word in query.get("status", "").split(",") if word]
         if unknown := [word for word in words if word not in FILTERS]:
             raise ValueError(f"unknown status {unknown[0]}")
         states = set().union(*(FILTERS[word] for word in words))
         tickers = [ticker for ticker in query.get("tickers", "").split(",") if ticker]
-        least, most = (int(query.get(key, 0)) for key in ("min_close_ts", "max_close_ts"))
+        close_s, settled_s = _range(request, "close"), _range(request, "settled")
         chosen = [
             strike
             for strike in exchange.strikes()
@@ -78,14 +96,16 @@ class RestApi:
             and query.get("event_ticker") in (None, "", strike.event.ticker)
             and (not words or strike.event.status(exchange.now_s) in states)
             and (not tickers or strike.ticker in tickers)
-            and least <= strike.event.close_s <= (most or strike.event.close_s)
+            and (close_s is None or strike.event.close_s in close_s)
+            # One that is not settled has no time of it that could lie anywhere.
+            and (settled_s is None or exchange.now_s >= strike.event.settled_s in settled_s)
         ]
         keyed = {f"{s.event.close_s:012d}/{s.event.series}/{s.floor_cents:012d}": s for s in chosen}
         page, cursor = _page(keyed, request)
         return _json({"markets": [messages.market(strike, exchange.now_s) for strike in page], "cursor": cursor})
 
     async def _market(self, request: web.Request) -> web.Response:
-        exchange = self._exchange()
+        exchange = self._exchange
         strike = exchange.strike(request.match_info["ticker"])
         if strike is None:
             return await _not_found(request)
@@ -97,7 +117,7 @@ class RestApi:
         least, most = (int(query.get(key, 0)) * 1000 for key in ("min_ts", "max_ts"))
         trades = {
             f"{trade.ts_ms:015d}/{trade.trade_id}": trade
-            for strike in self._exchange().strikes()
+            for strike in self._exchange.strikes()
             if query.get("ticker") in (None, "", strike.ticker)
             for trade in strike.trades
             if least <= trade.ts_ms <= (most or trade.ts_ms)
@@ -107,7 +127,7 @@ class RestApi:
 
     async def _series(self, request: web.Request) -> web.Response:
         ticker = request.match_info["ticker"]
-        if ticker not in self._exchange().series:
+        if ticker not in self._exchange.series:
             return await _not_found(request)
         series = {
             "ticker": ticker,
@@ -124,6 +144,12 @@ class RestApi:
             "exchange_index": messages.SHARD,
         }
         return _json({"series": series})
+
+
+def _range(request: web.Request, what: str) -> range | None:
+    """Return the seconds from `min_..._ts` to `max_..._ts`, both included; None if neither is given (0 is none)."""
+    least, most = (int(request.query.get(f"{end}_{what}_ts", 0)) for end in ("min", "max"))
+    return range(least, (most or LAST_S) + 1) if least or most else None
 
 
 def _page(keyed: dict[str, Any], request: web.Request) -> tuple[list[Any], str]:

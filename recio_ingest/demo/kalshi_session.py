@@ -6,39 +6,13 @@ connection; data, replies and errors of one share a sequence that starts at 1. `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import orjson
 
-CHANNELS = ("ticker", "trade", "market_lifecycle_v2", "cfbenchmarks_value")
-BY_MARKET = ("ticker", "trade")
-ERRORS = {
-    1: "Unable to process message",
-    2: "Params required",
-    3: "Channels required",
-    4: "Subscription IDs required",
-    5: "Unknown command",
-    7: "Unknown subscription ID",
-    8: "Unknown channel name",
-    9: "Authentication required",
-    10: "Channel error",
-    11: "Invalid parameter",
-    12: "Exactly one subscription ID is required",
-    13: "Unsupported action",
-    14: "Market ticker required",
-    15: "Action required",
-    18: "Command timeout",
-    24: "Index IDs required",
-    25: "Subscription buffer overflow",
-    26: "Subscription market limit exceeded",
-    27: "Too many requests",
-}
-TERMINAL = (10, 25)  # the subscription is gone after these
-
-
-class CommandError(Exception):
-    """A command cannot be obeyed; the argument is the code of the answer."""
+from recio_ingest.demo.kalshi_rules import BY_MARKET, CHANNELS, ERRORS, TERMINAL, CommandError, Rules
 
 
 class Subscription:
@@ -65,17 +39,23 @@ class Subscription:
 
 
 class Session:
-    """A connection's subscriptions. `push` sends; `snapshot` tells the ticker of a market, if there is one."""
+    """The subscriptions of a connection made with the key `key_id`.
+
+    `push` sends; `snapshot` tells the ticker of a market, if there is one; `rules` are those of all connections.
+    """
 
     def __init__(
-        self, push: Callable[[bytes], None], snapshot: Callable[[str], object | None], revoked: Container[str]
+        self, push: Callable[[bytes], None], snapshot: Callable[[str], object | None], rules: Rules, key_id: str
     ) -> None:
         self.held: dict[int, Subscription] = {}
-        self._push, self._snapshot, self._revoked = push, snapshot, revoked
+        self.key_id = key_id
+        self._push, self._snapshot, self._rules = push, snapshot, rules
         self._last_sid = 0
 
     def tell(self, kind: str, held: Subscription, body: object) -> None:
-        """Send a message of a subscription."""
+        """Send a message of a subscription, unless the venue is silent."""
+        if self._rules.silent:
+            return
         held.told += 1
         self._push(orjson.dumps({"type": kind, **held.head(), "msg": body}))
 
@@ -97,7 +77,17 @@ class Session:
         except CommandError as error:
             self.fail(error.args[0], request=echo)
 
+    def _about(self, command: dict[str, Any]) -> list[str]:
+        """Return the channels that a command names, or those of the subscriptions that it names."""
+        params = command.get("params")
+        if isinstance(params, dict):
+            with suppress(CommandError):
+                return _names(params, "channels") or [held.channel for held in self._named(params)]
+        return []
+
     def _obey(self, echo: dict[str, Any], command: dict[str, Any]) -> None:
+        if code := self._rules.ordered(self._about(command)):
+            raise CommandError(code)
         name, params = command.get("cmd"), command.get("params")
         if name == "list_subscriptions":
             body = [{"channel": held.channel, "sid": held.sid} for held in self.held.values()]
@@ -118,21 +108,30 @@ class Session:
         channels = _names(params, "channels") or []
         markets, indices = _markets(params), _names(params, "index_ids")
         self._check(channels, indices)
-        for channel in dict.fromkeys(channels):
-            keys = markets if channel in BY_MARKET else indices if channel == "cfbenchmarks_value" else None
-            held = next((held for held in self.held.values() if held.channel == channel), None)
+        # All of them are worked out before the first is changed: one may be too many.
+        for channel, held, keys in [self._plan(channel, markets, indices) for channel in dict.fromkeys(channels)]:
             if held is None:
                 self._last_sid += 1
-                held = self.held[self._last_sid] = Subscription(self._last_sid, channel, keys)
-                body = {"channel": channel, "sid": held.sid}
+                added = self.held[self._last_sid] = Subscription(self._last_sid, channel, keys)
+                body = {"channel": channel, "sid": added.sid}
                 self._push(orjson.dumps({**echo, "type": "subscribed", "msg": body}))
             else:  # since October 2025 this adds
-                held.keys = None if keys is None or held.keys is None else list(dict.fromkeys(held.keys + keys))
+                added, held.keys = held, keys
                 self._push(orjson.dumps({**echo, **held.head(), "type": "ok", "msg": held.listing()}))
             if channel == "ticker" and params.get("send_initial_snapshot") is True:
-                for market in keys or ():
+                for market in markets or ():
                     if body_now := self._snapshot(market):
-                        self.tell("ticker", held, body_now)
+                        self.tell("ticker", added, body_now)
+
+    def _plan(
+        self, channel: str, markets: list[str] | None, indices: list[str] | None
+    ) -> tuple[str, Subscription | None, list[str] | None]:
+        """Return a channel, its subscription if there is one already, and what that is to hold."""
+        keys = markets if channel in BY_MARKET else indices if channel == "cfbenchmarks_value" else None
+        held = next((held for held in self.held.values() if held.channel == channel), None)
+        if held:
+            keys = None if keys is None or held.keys is None else list(dict.fromkeys(held.keys + keys))
+        return channel, held, self._rules.limit(keys) if channel in BY_MARKET else keys
 
     def _check(self, channels: list[str], indices: list[str] | None) -> None:
         if not channels:
@@ -140,7 +139,7 @@ class Session:
         for channel in channels:
             if channel not in CHANNELS:
                 raise CommandError(8)
-            if channel in self._revoked:
+            if channel in self._rules.revoked:
                 raise CommandError(9)
             if channel == "cfbenchmarks_value" and not indices:
                 raise CommandError(24)
@@ -158,7 +157,7 @@ class Session:
             raise CommandError(14)
         if held.keys is not None:  # one that has all of them keeps all of them
             if action == "add_markets":
-                held.keys = list(dict.fromkeys(held.keys + markets))
+                held.keys = self._rules.limit(held.keys + markets)
             else:
                 held.keys = [key for key in held.keys if key not in markets]
         self._push(orjson.dumps({**echo, **held.head(), "type": "ok", "msg": held.listing()}))
