@@ -42,6 +42,9 @@ class KalshiLedger:
     connections: list[Connection]
     rest_answers: int = 0
     unsigned: int = 0
+    """Handshakes answered with 401."""
+    refused: int = 0
+    """Handshakes answered with 503, when told to."""
 
     @classmethod
     def from_venue(cls, answer: dict[str, Any]) -> KalshiLedger:
@@ -51,6 +54,7 @@ class KalshiLedger:
             connections=[Connection(**each) for each in answer["connections"]],
             rest_answers=answer["rest_answers"],
             unsigned=answer["unsigned"],
+            refused=answer["refused"],
         )
 
     def connection_at(self, now_ns: int) -> int:

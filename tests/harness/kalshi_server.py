@@ -57,7 +57,7 @@ class KalshiVenue(HostedVenue[Session]):
         super().__init__()
         self.key_id, self.key = key_id, Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key))
         self.exchange = Exchange.open_now(**world)
-        self.frozen_ns = self.rest_answers = self.unsigned = 0
+        self.frozen_ns = self.rest_answers = self.unsigned = self.refused = 0
 
     def now_ns(self) -> int:
         """The time of the exchange."""
@@ -75,6 +75,7 @@ class KalshiVenue(HostedVenue[Session]):
             newest = self.exchange.newest(self.now_ns())
             return json_response(socket, *answer(self.exchange, url.path, dict(parse_qsl(url.query)), newest))
         if self.refusing:
+            self.refused += 1
             return socket.respond(503, "refusing")
         if why := refusal(request.headers, self.key_id, self.key):
             self.unsigned += 1
@@ -113,6 +114,7 @@ class KalshiVenue(HostedVenue[Session]):
             "exchange": vars(self.exchange),
             "rest_answers": self.rest_answers,
             "unsigned": self.unsigned,
+            "refused": self.refused,
             "connections": [
                 {"opened_ns": session.opened_ns, "closed_ns": session.closed_ns, **vars(session.sent)}
                 for session in self.sessions
