@@ -18,6 +18,7 @@ from harness.waiting import until
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
 
+    from harness.kalshi_venue import KalshiOracle
     from harness.venue import OracleVenue
 
 READY_WITHIN_S = 30.0
@@ -50,26 +51,32 @@ class Daemon:
         self,
         folder: Path,
         dsn: str,
-        venue: OracleVenue,
+        venue: OracleVenue | None,
         *,
+        kalshi: KalshiOracle | None = None,
         cpu: int | None = None,
         **settings: dict[str, Any],
     ) -> None:
-        """Take more settings as `section={"key": value}`; pin the process to one CPU if `cpu` says which."""
+        """Take more settings as `section={"key": value}`; pin the process to one CPU if `cpu` says which.
+
+        A venue that is not given is off.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.state_dir, self.cpu = folder, folder / "state", cpu
         self.port = free_port()
         self.settings: dict[str, dict[str, Any]] = {
             "database": {"dsn": dsn},
-            "feeds.coinbase": {
-                "url": venue.url,
-                "rest_url": venue.rest_url,
-                "products": list(venue.products),
-            },
-            "feeds.kalshi": {"enabled": False},
+            "feeds.coinbase": {"enabled": False},
+            "feeds.kalshi": {"enabled": False} if kalshi is None else kalshi.section,
             "http": {"port": self.port},
             "log": {"format": "json"},
         }
+        if venue is not None:
+            self.settings["feeds.coinbase"] = {
+                "url": venue.url,
+                "rest_url": venue.rest_url,
+                "products": list(venue.products),
+            }
         for section, keys in settings.items():
             self.settings.setdefault(section, {}).update(keys)
         self._process: Process | None = None
