@@ -45,11 +45,12 @@ def kalshi(count: int) -> Iterator[bytes]:
         now_ms = time.time_ns() // 1_000_000
         stamp = datetime.fromtimestamp(now_ms / 1000, UTC).isoformat().replace("+00:00", "Z")
         yield (
-            f'{{"type":"ticker","sid":3,"msg":{{"market_id":"746902ed-fc6e-4836-8ac7-{n % 40:012x}","market_ticker":"{market}",'
-            f'"price_dollars":"{last}","yes_bid_dollars":"{bid}","yes_ask_dollars":"{ask}","volume_fp":"{n}.52",'
+            f'{{"type":"ticker","sid":3,"msg":{{"market_id":"746902ed-fc6e-4836-8ac7-{n % 40:012x}",'
+            f'"market_ticker":"{market}","price_dollars":"{last}","yes_bid_dollars":"{bid}","yes_ask_dollars":"{ask}","volume_fp":"{n}.52",'
             f'"open_interest_fp":"{n // 2}.62","dollar_volume":{n // 2},"dollar_open_interest":{n // 4},'
             f'"yes_bid_size_fp":"{dice.randrange(1, 5000)}.00","yes_ask_size_fp":"{dice.randrange(1, 5000)}.00",'
-            f'"last_trade_size_fp":"{dice.randrange(1, 99)}.00","ts":{now_ms // 1000},"ts_ms":{now_ms},"time":"{stamp}"}}}}'
+            f'"last_trade_size_fp":"{dice.randrange(1, 99)}.00",'
+            f'"ts":{now_ms // 1000},"ts_ms":{now_ms},"time":"{stamp}"}}}}'
         ).encode()
 
 
