@@ -191,7 +191,7 @@ def check_gaps(books: Books, spooled: Spooled, ledger: KalshiLedger, report: Kal
     for row, (kind, number) in zip(books.rows, books.keys, strict=True):
         stored[kind].add(number)
         message = spooled.messages.get(row["frame_no"])
-        by = ledger.connections if message is None else ledger.connections[message.connection :][:1]
+        by = ledger.connections if message is None else ledger.connections[max(message.connection, 0) :][:1]
         if any(each.sent_live(kind, number) for each in by):
             first[kind] = min(number, first.get(kind, number))
     quarantined = {spooled.messages[frame].key for frame in books.quarantined if frame in spooled.messages}
