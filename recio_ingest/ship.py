@@ -29,6 +29,8 @@ log = structlog.get_logger()
 
 # More bad rows than this in one batch are not bad rows: the table has changed under the program.
 MAX_BAD_ROWS = 100
+# A venue that sends nothing but garbage fills a table, not also the journal.
+LOGGED_ROWS = 5
 RECHECK_S = 30.0
 FIRST_DELAY_S = 0.1
 # A restarted database should see rows again within 5 s, and a dead one not be hammered.
@@ -180,10 +182,12 @@ class Shipper:
         self.progress.position = position
         self.progress.committed_at_s = loop.time()
         metrics.count_batch(batch)
-        for bad in batch.quarantine:
+        for bad in batch.quarantine[:LOGGED_ROWS]:
             log.warning(
                 "frame.quarantined", feed=bad.feed, reason=bad.reason, frame_no=bad.frame_no, detail=bad.detail[:200]
             )
+        if (more := len(batch.quarantine) - LOGGED_ROWS) > 0:
+            log.warning("frame.quarantined_more", count=more, hint="all of them are in ingest.quarantine")
         self._source.committed(position.frame_no)
 
 

@@ -10,6 +10,7 @@ import pytest
 from harness.databases import execute
 from harness.postgres import PostgresServer
 from sources import Frames, frames, match
+from structlog.testing import capture_logs
 from test_store import rows
 
 from recio_ingest import ship, store
@@ -71,6 +72,16 @@ async def test_several_poisonous_rows(database: str, bad: tuple[int, ...]) -> No
     stored = [(1 + at,) for at in range(BATCH) if at not in bad]
     assert await rows(database, "SELECT trade_id FROM live_data.btc_price_log ORDER BY 1") == stored
     assert await rows(database, "SELECT frame_no FROM ingest.quarantine ORDER BY 1") == [(1 + at,) for at in bad]
+
+
+async def test_garbage_does_not_fill_the_journal(database: str) -> None:
+    """Of many frames that are of no use a few are logged one by one, and the rest as a number; all are kept."""
+    with capture_logs() as lines:
+        await shipper(database, frames([{"type": "odd", "n": n} for n in range(40)])).run()
+
+    told = [line["event"] for line in lines if line["event"].startswith("frame.")]
+    assert told == ["frame.quarantined"] * 5 + ["frame.quarantined_more"]
+    assert await rows(database, "SELECT count(*) FROM ingest.quarantine") == [(40,)]
 
 
 async def test_too_many_bad_rows_are_a_schema_fault(database: str) -> None:
