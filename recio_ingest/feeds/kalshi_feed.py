@@ -87,8 +87,9 @@ def headers(key_id: str, pem: bytes, path: str, now_ms: int) -> Mapping[str, str
 def advise(body: bytes) -> str:
     """Return what to do about a refused handshake. Kalshi says why in words that it does not document."""
     try:
-        words = orjson.dumps(orjson.loads(body)).decode().lower()
-    except ValueError:
+        orjson.loads(body)
+        words = body.decode().lower()
+    except ValueError:  # a proxy's page, which may hold any of the words
         words = ""
     return next((advice for word, advice in _ADVICE if word in words), _ADVICE_FOR_ALL)
 
