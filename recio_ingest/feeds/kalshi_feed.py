@@ -76,7 +76,10 @@ def headers(key_id: str, pem: bytes, path: str, now_ms: int) -> Mapping[str, str
     if isinstance(key, Ed25519PrivateKey):
         signature = key.sign(text)
     else:
-        signature = key.sign(text, PSS(mgf=MGF1(SHA256()), salt_length=PSS.DIGEST_LENGTH), SHA256())
+        try:
+            signature = key.sign(text, PSS(mgf=MGF1(SHA256()), salt_length=PSS.DIGEST_LENGTH), SHA256())
+        except ValueError:
+            raise ConfigError("the key in feeds.kalshi.key_file is too short to sign with", hint=_KEY_HINT) from None
     return {
         "KALSHI-ACCESS-KEY": key_id,
         "KALSHI-ACCESS-TIMESTAMP": str(now_ms),
