@@ -209,7 +209,7 @@ def answered(code: int, channel: str = "trade") -> tuple[Venue, list[float]]:
     """A session whose subscriptions to one channel are answered with an error for an hour; when they were sent."""
     venue = Venue(KalshiSession(followed("M1", "M2")))
     venue.reply = lambda command: error(code) if venue.channel(command) == channel else None
-    venue.run(0, 3600)
+    venue.run(0, 3600, every_s=1.0)
     times = zip(venue.commands, venue.times, strict=True)
     return venue, [now_s for each, now_s in times if venue.channel(each) == channel]
 
@@ -415,8 +415,8 @@ def test_a_venue_that_takes_no_market() -> None:
     """Where every market is refused, they are offered one a second, not as fast as the venue answers."""
     venue = Venue(KalshiSession(followed(*numbered(1000))))
     limited(venue, 1000, lambda _: True, 16)
-    venue.run(0, 600)
-    assert len(venue.commands) < 2 * 650
+    venue.run(0, 300)
+    assert len(venue.commands) < 2 * 350
     assert len(venue.notices) == 2
 
 
@@ -470,7 +470,7 @@ def test_an_ok_that_lists_something_else(listed: Callable[[Sequence[str]], Any])
         return {"type": "ok", "sid": sid, "msg": {"market_tickers": listed(command["params"]["market_tickers"])}}
 
     venue.reply = reply
-    venue.run(0, 3600)
+    venue.run(0, 3600, every_s=2.0)
     assert len(venue.commands) < 300
 
 
@@ -611,7 +611,7 @@ ANSWERS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.lists(st.one_of(ANSWERS, JSON, st.binary(max_size=20)), max_size=40), st.booleans())
 def test_any_answers(told: list[Any], obeys: bool) -> None:  # noqa: FBT001
     """Whatever is told, nothing but RefusedError is raised, and what is said is bounded, at every moment and in all."""
@@ -632,7 +632,7 @@ def test_any_answers(told: list[Any], obeys: bool) -> None:  # noqa: FBT001
     assert len(venue.session._waiting) <= 4
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(st.lists(ANSWERS, min_size=1, max_size=8))
 def test_any_answers_again_and_again(answers: list[Message]) -> None:
     """A venue that answers every command with the same nonsense for an hour is asked a few hundred times at most."""

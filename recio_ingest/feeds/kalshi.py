@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from hashlib import blake2b
 from typing import Any
 
 import orjson
@@ -51,6 +52,7 @@ MAX_PRINTS = 600
 MAX_SETTLED = 5000
 # A day of hourly events has some 5,000 markets.
 MAX_MARKETS = 20_000
+_NAME_AT_MOST = 100
 
 
 class KalshiParser:
@@ -253,9 +255,13 @@ def _quoted(row: MarketEvent) -> tuple[Any, ...]:
 
 
 def _odd(entry: answers.Refused) -> tuple[str, str]:
-    """Return what an odd market is known by (its place, where it has no name) and all that it says."""
+    """Return what an odd market is known by (its place, where it has no name) and what tells all that it says apart.
+
+    Not what it says itself: it may be of any length, and twenty thousand of them are remembered.
+    """
     place, market = entry.listed
-    return str(market.get("ticker", place)) if isinstance(market, dict) else str(place), repr(market)
+    name = str(market.get("ticker", place)) if isinstance(market, dict) else str(place)
+    return name[:_NAME_AT_MOST], blake2b(repr(market).encode(), digest_size=16).hexdigest()
 
 
 def venue_time(message: Any) -> Micros | None:  # noqa: ANN401  # any JSON value
