@@ -555,6 +555,21 @@ def test_the_end_of_a_connection() -> None:
     assert [*quoted, markets.quoted] == [True, False, True]
 
 
+def test_what_was_not_told_is_asked_for() -> None:
+    """While the lifecycle channel was gone, nothing was told of any market: when it is back all lists are asked for."""
+    venue, markets = begun("M1")
+    while (request := markets.due(50.0)) is not None:
+        markets.take(request, b'{"markets":[]}', 50.0)
+    assert markets.due(90.0) is None
+    venue.hear(error(25, sid=venue.sid("market_lifecycle_v2")), 100.0)
+    venue.run(100, 102)
+    asked = set()
+    while (request := markets.due(102.0)) is not None:
+        asked.add(request.query.get("status", "event"))
+        markets.take(request, b'{"markets":[]}', 102.0)
+    assert asked >= {"open", "unopened", "closed"}
+
+
 def test_what_is_listened_to() -> None:
     """Answers and the lives of followed markets are heard; data, and others' lives, are not."""
     session = KalshiSession(followed("M1"))

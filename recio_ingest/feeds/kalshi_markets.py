@@ -139,6 +139,13 @@ class Markets:
         if word in {"determined", "settled"}:
             self._await({market.event: market.series}, now_s + HINT_AFTER_S)
 
+    def listen(self, now_s: float) -> None:
+        """Take in that lifecycle messages come from now on: what they would have told before has to be asked for."""
+        for listing in (self._open, self._unopened, self._closed):
+            for question in listing.values():
+                if question.answered_s is not None:
+                    question.hint(now_s)
+
     def _is_open(self, ticker: str) -> bool:
         return ticker in self._markets and self._markets[ticker].status == "active"
 

@@ -137,6 +137,8 @@ class KalshiSession:
         channel.confirm(command, sid, None if listed is None else frozenset(listed), now_s)
         if channel.name == TICKER:
             self._markets.quoted = bool(channel.held)
+        elif channel.name == LIFECYCLE:
+            self._markets.listen(now_s)
         announce, channel.announced, channel.error, channel.stuck = channel.announced, False, "", False
         return (Notice("info", "channel.confirmed", {"channel": channel.name}),) if announce else ()
 
