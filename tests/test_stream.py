@@ -483,3 +483,23 @@ async def test_a_conversation_that_gives_up(tmp_path: Path, where: str, cause: s
     assert orjson.loads(marks[1].data) == {"cause": cause}
     assert [each.ended for each in conversations] == [1] * len(conversations)
     assert [line["cause"] for line in lines if line["event"] == "feed.disconnected"] == [cause]
+
+
+async def test_an_end_that_comes_together_with_a_fault(tmp_path: Path) -> None:
+    """A stream that is ended at the moment in which its connection fails ends, and does not connect again."""
+    running: list[asyncio.Task[None]] = []
+
+    class Last(CoinbaseSession):
+        def say(self, now_s: float) -> Sequence[bytes]:
+            del now_s
+            running[0].cancel()
+            raise RefusedError("no use")
+
+    async with venue(idle) as url:
+        feed = dataclasses.replace(coinbase.feed(Coinbase(url=url)), converse=lambda: Last(["BTC-USD"]))
+        with Spool(tmp_path / "spool", ["coinbase"]) as spool:
+            running.append(asyncio.create_task(Stream(feed, spool).run()))
+            done, _ = await asyncio.wait(running, timeout=2)
+            running[0].cancel()
+            await asyncio.wait(running)
+    assert done == set(running)
