@@ -17,6 +17,7 @@ from harness.waiting import until
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
+    from collections.abc import Mapping
 
     from harness.venue import OracleVenue
 
@@ -50,23 +51,25 @@ class Daemon:
         self,
         folder: Path,
         dsn: str,
-        venue: OracleVenue,
+        venue: OracleVenue | None = None,
         *,
+        kalshi: Mapping[str, Any] | None = None,
         cpu: int | None = None,
         **settings: dict[str, Any],
     ) -> None:
-        """Take more settings as `section={"key": value}`; pin the process to one CPU if `cpu` says which."""
+        """Follow Coinbase at `venue` if given, and Kalshi as the keys of its section `kalshi` say, if given.
+
+        Take more settings as `section={"key": value}`; pin the process to one CPU if `cpu` says which.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.state_dir, self.cpu = folder, folder / "state", cpu
         self.port = free_port()
         self.settings: dict[str, dict[str, Any]] = {
             "database": {"dsn": dsn},
-            "feeds.coinbase": {
-                "url": venue.url,
-                "rest_url": venue.rest_url,
-                "products": list(venue.products),
-            },
-            "feeds.kalshi": {"enabled": False},
+            "feeds.coinbase": {"enabled": False}
+            if venue is None
+            else {"url": venue.url, "rest_url": venue.rest_url, "products": list(venue.products)},
+            "feeds.kalshi": {"enabled": False} if kalshi is None else dict(kalshi),
             "http": {"port": self.port},
             "log": {"format": "json"},
         }
