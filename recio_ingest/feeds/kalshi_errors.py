@@ -14,6 +14,7 @@ class Remedy(Enum):
     AGAIN = "the subscription is gone; another one is begun by itself"
     LATER = "the same command is sent again by itself"
     FEWER = "a market that the venue does not take is left out of this connection"
+    FULL = "the subscription is full: the open markets come first, others as they settle; follow fewer series"
     RIGHT = "give the key at feeds.kalshi.key_id the right to this channel, or take another key; the rest is recorded"
     OURS = "this version does not speak the venue's protocol any more: is there a newer one?"
 
@@ -21,12 +22,13 @@ class Remedy(Enum):
 _REMEDIES = {
     **dict.fromkeys((7, 10, 25), Remedy.AGAIN),
     **dict.fromkeys((17, 18, 19, 20, 21, 22, 27), Remedy.LATER),
-    **dict.fromkeys((11, 16, 26), Remedy.FEWER),
+    **dict.fromkeys((11, 16), Remedy.FEWER),
+    26: Remedy.FULL,
     9: Remedy.RIGHT,
     **dict.fromkeys((1, 2, 3, 4, 5, 6, 8, 12, 13, 14, 15, 23, 24, 28), Remedy.OURS),
 }
 
-STUCK = frozenset({Remedy.FEWER, Remedy.RIGHT, Remedy.OURS})
+STUCK = frozenset({Remedy.FEWER, Remedy.FULL, Remedy.RIGHT, Remedy.OURS})
 """Only a person can change what leads to these."""
 
 

@@ -55,6 +55,9 @@ class _Channel:
     held: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
     most: int = COMMAND_MARKETS
+    full: bool = False
+    """Whether not one more market fits in, until others are taken out."""
+    told_full: bool = False
     waiting: int = 0
     """The id of the command under way."""
     error: str = ""
@@ -140,10 +143,10 @@ class KalshiSession:
             if channel.by_market and not wanted:
                 return None  # without a market it would be a subscription to all markets of the venue
             return self._write(channel, "subscribe", wanted, now_s)
-        if missing := wanted - channel.held:
-            return self._write(channel, "add_markets", missing, now_s)
-        if wanted and (over := channel.held - wanted):
+        if wanted and (over := channel.held - wanted):  # first, so that there is room for others
             return self._write(channel, "delete_markets", over, now_s)
+        if not channel.full and (missing := wanted - channel.held):
+            return self._write(channel, "add_markets", missing, now_s)
         return None
 
     def _write(self, channel: _Channel, action: str, markets: frozenset[str], now_s: float) -> bytes:
@@ -172,6 +175,7 @@ class KalshiSession:
         listed = about.get("market_tickers")
         if command.action == "delete_markets":
             channel.held -= asked
+            channel.full, channel.most = False, COMMAND_MARKETS
         elif isinstance(listed, list) and all(isinstance(name, str) for name in listed):
             channel.held = frozenset(listed)
             channel.left_out |= asked - channel.held
@@ -191,15 +195,25 @@ class KalshiSession:
         if channel is None or (command is None and todo is not Remedy.AGAIN):
             facts = {"channel": channel.name if channel else None, "code": why[0], "error": why[1]}
             return (Notice("warning", "channel.error", facts),)
-        if command is None or todo is not Remedy.FEWER or not command.markets:
+        if command is None or todo not in {Remedy.FEWER, Remedy.FULL} or not command.markets:
             return self._failed(channel, todo, why, now_s)
-        self._answered(channel)
         if len(command.markets) > 1:
+            self._answered(channel)
             channel.most = len(command.markets) // 2
             return ()
+        if todo is Remedy.FULL and not channel.held:
+            return self._failed(channel, todo, why, now_s)
+        self._answered(channel)
+        if todo is Remedy.FULL:
+            return self._filled(channel, why)
         channel.left_out |= frozenset(command.markets)
         facts = {"channel": channel.name, "market": command.markets[0], "code": why[0], "error": why[1]}
         return (Notice("error", "market.refused", facts | {"hint": todo.value}),)
+
+    def _filled(self, channel: _Channel, why: tuple[Any, str]) -> Sequence[Notice]:
+        told, channel.full, channel.told_full = channel.told_full, True, True
+        facts = {"channel": channel.name, "markets": len(channel.held), "code": why[0], "error": why[1]}
+        return () if told else (Notice("error", "channel.full", facts | {"hint": Remedy.FULL.value}),)
 
     def _failed(self, channel: _Channel, todo: Remedy, why: tuple[Any, str], now_s: float) -> Sequence[Notice]:
         self._answered(channel)
