@@ -116,7 +116,8 @@ async def _check_settlement(connection: asyncpg.Connection, seen: Witness) -> De
         CLOSES_S,
     )
     assert len(prints) == 60
-    value = (sum(row[0] for row in prints) / Decimal(60)).quantize(Decimal("0.01"), ROUND_HALF_UP)
+    total: Decimal = sum((row[0] for row in prints), Decimal(0))
+    value = (total / 60).quantize(Decimal("0.01"), ROUND_HALF_UP)
     final = await connection.fetch(
         "SELECT ticker, status, result, expiration_value, floor_strike, raw_json->>'expiration_value' AS told"
         f" FROM live_data.market_data WHERE {FINALIZED}"
