@@ -25,10 +25,11 @@ from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import connect
 
-from benchmarks.blaster import Venue, blaster, line, messages, python
+from benchmarks.blaster import Venue, blaster, line, python
+from benchmarks.messages import VENUES
 from recio_ingest import store
 from recio_ingest.decode import Decoder
-from recio_ingest.records import TABLES, BtcPrice, Frame, Kind
+from recio_ingest.records import TABLES, Frame, Kind
 
 LOADED_S = 5.0
 # The limit and the daemon by turns, the best of each: a neighbour on the same host moves single figures by a third.
@@ -38,6 +39,8 @@ MANY = 600_000
 RECEIVED = 400_000
 COPIED = 200_000
 BATCH = 1000
+# How the harness calls the venue of each feed.
+_KEYWORDS = {"coinbase": "venue", "kalshi": "kalshi"}
 
 
 class Loaded(NamedTuple):
@@ -57,41 +60,43 @@ async def main() -> None:
         print(json.dumps(await receive(sys.argv[2])))
         return
     if sys.argv[1:2] == ["copy"]:
-        print(json.dumps(await copy(sys.argv[2])))
+        print(json.dumps(await copy(sys.argv[2], sys.argv[3])))
         return
     server = PostgresServer()
     server.start()
     try:
-        table = await figures(server)
+        for name in sys.argv[1:] or VENUES:
+            Console(width=120).print(await figures(server, name))
     finally:
         server.stop("fast")
         server.dispose()
-    Console(width=120).print(table)
 
 
-async def figures(server: PostgresServer) -> Table:
-    """Measure, one after the other, and return the table."""
+async def figures(server: PostgresServer, name: str) -> Table:
+    """Measure with one venue's messages, one after the other, and return the table."""
     bares, fulls = [], []
     for turn in range(ROUNDS):
-        async with blaster(MANY, 0, cpu=0) as venue:
+        async with blaster(name, MANY, 0, cpu=0) as venue:
             bares.append(await alone("receive", venue.url))
-        async with blaster(MANY, 0, cpu=0) as venue:
+        async with blaster(name, MANY, 0, cpu=0) as venue:
             fulls.append(await under_load(await database(server, f"full_{turn}"), venue, LOADED_S))
     bare = max(bares, key=lambda done: float(done["frames_per_cpu_s"]))
     full = max(fulls, key=lambda done: done.frames_per_cpu_s)
-    bare_copy = await alone("copy", await database(server, "copy"))
-    for name in ("copy", *(f"full_{turn}" for turn in range(ROUNDS))):
-        await execute(server.dsn(), f"DROP DATABASE bench_{name} WITH (FORCE)")
+    bare_copy = await alone("copy", await database(server, "copy"), name)
+    for made in ("copy", *(f"full_{turn}" for turn in range(ROUNDS))):
+        await execute(server.dsn(), f"DROP DATABASE bench_{made} WITH (FORCE)")
     await execute(server.dsn(), "CHECKPOINT")
-    async with blaster(int(2000 * (STEADY_S + 10)), 2000, cpu=0) as venue:
+    async with blaster(name, int(2000 * (STEADY_S + 10)), 2000, cpu=0) as venue:
         busy = await under_load(await database(server, "busy"), venue, STEADY_S)
-    async with blaster(int(100 * (STEADY_S + 10)), 100, cpu=0) as venue:
+    async with blaster(name, int(100 * (STEADY_S + 10)), 100, cpu=0) as venue:
         quiet = await under_load(await database(server, "quiet"), venue, STEADY_S)
+    for made in ("busy", "quiet"):
+        await execute(server.dsn(), f"DROP DATABASE bench_{made} WITH (FORCE)")
     table = Table(
-        title=f"recio-ingest on {platform.machine()}, Python {platform.python_version()}", title_justify="left"
+        title=f"recio-ingest, {name}, on {platform.machine()}, Python {platform.python_version()}", title_justify="left"
     )
-    for name in ("figure", "measured", "wanted"):
-        table.add_column(name)
+    for heading in ("figure", "measured", "wanted"):
+        table.add_column(heading)
     ratio = full.frames_per_cpu_s / bare["frames_per_cpu_s"]
     for row in (
         ("bare websockets + orjson loop", f"{bare['frames_per_cpu_s']:,.0f} frames per CPU second", ""),
@@ -125,9 +130,9 @@ async def database(server: PostgresServer, name: str) -> str:
     return dsn
 
 
-async def alone(what: str, where: str) -> dict[str, Any]:
+async def alone(what: str, *where: str) -> dict[str, Any]:
     """Run one of the limits in a process of its own on CPU 1."""
-    process = await python(1, "benchmarks", what, where)
+    process = await python(1, "benchmarks", what, *where)
     answer: dict[str, Any] = json.loads(await line(process))
     await process.wait()
     return answer
@@ -148,15 +153,16 @@ async def receive(url: str) -> dict[str, float]:
         }
 
 
-async def copy(dsn: str) -> dict[str, float]:
+async def copy(dsn: str, name: str) -> dict[str, float]:
     """Bare COPY of the rows that the daemon would make of the same messages, with its codecs, without its offset."""
-    frames = [Frame(n, time.time_ns(), "coinbase", Kind.DATA, data) for n, data in enumerate(messages(2 * COPIED))]
-    rows = Decoder({}).decode(frames).tables[BtcPrice]
+    made = VENUES[name][0](2 * COPIED if name == "coinbase" else COPIED)
+    frames = [Frame(n, time.time_ns(), name, Kind.DATA, data) for n, data in enumerate(made)]
+    ((kind, rows),) = Decoder({}).decode(frames).tables.items()
     connection = await store.connect(dsn)
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
     for at in range(0, len(rows), BATCH):
         await connection.copy_records_to_table(
-            TABLES[BtcPrice], schema_name="live_data", columns=BtcPrice._fields, records=rows[at : at + BATCH]
+            TABLES[kind], schema_name="live_data", columns=kind._fields, records=rows[at : at + BATCH]
         )
     return {
         "rows_per_s": len(rows) / (time.perf_counter() - began_s),
@@ -167,13 +173,14 @@ async def copy(dsn: str) -> dict[str, float]:
 async def under_load(dsn: str, venue: Venue, lasting_s: float) -> Loaded:
     """Run the daemon on CPU 1 and read its own metrics at both ends of a while."""
     with tempfile.TemporaryDirectory() as folder:
-        async with Daemon(Path(folder), dsn, venue, cpu=1) as daemon:  # type: ignore[arg-type]  # has what is needed
+        venues: dict[str, Any] = {"venue": None, "kalshi": None} | {_KEYWORDS[venue.name]: venue}
+        async with Daemon(Path(folder), dsn, cpu=1, **venues) as daemon:
             await daemon.start()
             await daemon.wait_ready()
             await asyncio.sleep(1)
-            before, began_s, began_cpu_s = await _metrics(daemon), time.perf_counter(), daemon.cpu_seconds()
+            before, began_s, began_cpu_s = await _metrics(daemon, venue.name), time.perf_counter(), daemon.cpu_seconds()
             await asyncio.sleep(lasting_s)
-            after, cpu_s = await _metrics(daemon), daemon.cpu_seconds() - began_cpu_s
+            after, cpu_s = await _metrics(daemon, venue.name), daemon.cpu_seconds() - began_cpu_s
             lasted_s = time.perf_counter() - began_s
             buckets = {bound: after[bound] - before.get(bound, 0) for bound in after}
             count = buckets[float("inf")]
@@ -184,10 +191,10 @@ async def under_load(dsn: str, venue: Venue, lasting_s: float) -> Loaded:
     )
 
 
-async def _metrics(daemon: Daemon) -> dict[float, float]:
+async def _metrics(daemon: Daemon, feed: str) -> dict[float, float]:
     """Return the cumulative buckets of received-to-committed of the venue's frames."""
     _, body = await daemon.get("/metrics")
-    pattern = r'^recio_ingest_commit_latency_seconds_bucket\{feed="coinbase",le="([^"]+)"\} (\S+)$'
+    pattern = rf'^recio_ingest_commit_latency_seconds_bucket\{{feed="{feed}",le="([^"]+)"\}} (\S+)$'
     return {float(bound): float(count) for bound, count in re.findall(pattern, body.decode(), re.MULTILINE)}
 
 

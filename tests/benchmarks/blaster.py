@@ -1,57 +1,70 @@
 """A venue that costs almost nothing: messages made beforehand, written to the socket in blocks of whole frames.
 
-`python -m benchmarks.blaster COUNT RATE`: prints its port, then serves every connection that subscribes `COUNT`
-messages at `RATE` a second (0: as fast as the socket takes them), a ticker after every match, as the venue's recorded
-stream has it.
+`python -m benchmarks.blaster VENUE COUNT RATE`: prints its port, then serves every connection that subscribes `COUNT`
+messages at `RATE` a second (0: as fast as the socket takes them). Coinbase sends a ticker after every match, as the
+venue's recorded stream has it; Kalshi sends tickers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-import random
 import struct
 import sys
+import tempfile
 import time
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
+
+from benchmarks.messages import VENUES, open_markets
 
 # Sent as one write, so that the sender's cost per message vanishes beside the receiver's.
 BLOCK = 50
 HIGH_WATER_BYTES = 2**20
 TESTS = Path(__file__).parents[1]
-ACK = (
-    '{"type":"subscriptions","channels":['
-    '{"name":"matches","product_ids":["BTC-USD"]},{"name":"ticker","product_ids":["BTC-USD"]},'
-    '{"name":"heartbeat","product_ids":["BTC-USD"]}]}'
-)
+NO_MARKETS = b'{"markets":[],"cursor":""}'
 
 
 class Venue(NamedTuple):
     """Where the blaster listens; all that the daemon's harness needs to know of a venue."""
 
+    name: str
     url: str
     rest_url: str
+    key_file: str
     products: tuple[str, ...] = ("BTC-USD",)
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """The venue's section of a configuration; nobody checks the signature."""
+        where = {"url": self.url, "rest_url": self.rest_url}
+        return where | {"series": ["KXBTCD"], "key_id": "bench", "key_file": self.key_file}
 
 
 @asynccontextmanager
-async def blaster(count: int, rate: float, cpu: int | None = None) -> AsyncIterator[Venue]:
+async def blaster(name: str, count: int, rate: float, cpu: int | None = None) -> AsyncIterator[Venue]:
     """Run the venue in a process of its own."""
-    process = await python(cpu, "benchmarks.blaster", str(count), str(rate))
-    try:
-        port = int(await line(process))
-        yield Venue(f"ws://127.0.0.1:{port}", f"http://127.0.0.1:{port}")
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+    process = await python(cpu, "benchmarks.blaster", name, str(count), str(rate))
+    with tempfile.NamedTemporaryFile(suffix=".pem") as key:
+        pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        key.write(pem)
+        key.flush()
+        try:
+            port = int(await line(process))
+            yield Venue(name, f"ws://127.0.0.1:{port}", f"http://127.0.0.1:{port}", key.name)
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
 
 
 async def python(cpu: int | None, module: str, *arguments: str) -> Process:
@@ -70,38 +83,29 @@ async def line(process: Process) -> str:
     return (await asyncio.wait_for(process.stdout.readline(), 120)).decode()
 
 
-def messages(count: int) -> Iterator[bytes]:
-    """Yield matches and tickers of a market that walks in cents; sizes hardly ever repeat, as in life."""
-    dice = random.Random(1)
-    cents, trade_id = 6_000_000, time.time_ns() // 1000
-    order = "9d2861bd-1703-47f2-a7f4-7723565a7f5c"
-    for _ in range(count // 2):
-        cents += dice.randint(-3, 3)
-        trade_id += 1
-        price, bid, ask = (f"{value // 100}.{value % 100:02d}" for value in (cents, cents - 1, cents + 1))
-        size = f"0.{dice.randrange(1, 10**8):08d}"
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        yield (
-            f'{{"type":"match","trade_id":{trade_id},"maker_order_id":"{order}","taker_order_id":"{order}","side":"sell",'
-            f'"size":"{size}","price":"{price}","product_id":"BTC-USD","sequence":{trade_id * 3},"time":"{now}"}}'
-        ).encode()
-        yield (
-            f'{{"type":"ticker","sequence":{trade_id * 3},"product_id":"BTC-USD","price":"{price}",'
-            f'"open_24h":"59000.00","volume_24h":"42492.05081975","low_24h":"58423.37","high_24h":"61259.37","volume_30d":"1093827.95195495",'
-            f'"best_bid":"{bid}","best_bid_size":"0.61540890","best_ask":"{ask}","best_ask_size":"0.18528568",'
-            f'"side":"sell","time":"{now}","trade_id":{trade_id},"last_size":"{size}"}}'
-        ).encode()
-
-
 def frame(payload: bytes) -> bytes:
     """Return an unmasked text frame (RFC 6455, 5.2); every message here is longer than 125 bytes and under 65536."""
     return struct.pack("!BBH", 0x81, 126, len(payload)) + payload
 
 
-async def serve_one(connection: ServerConnection, blocks: list[bytes], rate: float) -> None:
-    """Acknowledge the subscription, then write blocks at the rate."""
-    await connection.recv()
-    await connection.send(ACK)
+def rest(connection: ServerConnection, request: Request) -> Response | None:
+    """Answer a question about markets; let handshakes pass."""
+    path, _, query = request.path.partition("?")
+    if not path.endswith("/markets"):
+        return None
+    response = connection.respond(200, (open_markets() if "status=open" in query else NO_MARKETS).decode())
+    del response.headers["Content-Type"]
+    response.headers["Content-Type"] = "application/json"
+    return response
+
+
+async def serve_one(connection: ServerConnection, name: str, blocks: list[bytes], rate: float) -> None:
+    """Answer the subscription, then write blocks at the rate."""
+    started = False
+    while not started:
+        order = json.loads(await connection.recv())
+        answer, started = VENUES[name][1](order) if order else ("{}", True)  # the bare loop asks for nothing
+        await connection.send(answer)
     transport = connection.transport
     began_s = time.perf_counter()
     per_block = BLOCK if rate == 0 or rate > 5000 else 1
@@ -121,18 +125,22 @@ async def serve_one(connection: ServerConnection, blocks: list[bytes], rate: flo
     await connection.wait_closed()
 
 
-async def main(count: int, rate: float) -> None:
+async def main(name: str, count: int, rate: float) -> None:
     """Serve until the standard input ends."""
-    frames = [frame(message) for message in messages(count)]
+    frames = [frame(message) for message in VENUES[name][0](count)]
     size = BLOCK if rate == 0 or rate > 5000 else 1
     blocks = [b"".join(frames[at : at + size]) for at in range(0, len(frames), size)]
     del frames
     async with serve(
-        lambda connection: serve_one(connection, blocks, rate), "127.0.0.1", 0, compression=None
+        lambda connection: serve_one(connection, name, blocks, rate),
+        "127.0.0.1",
+        0,
+        compression=None,
+        process_request=rest,
     ) as server:
         print(next(iter(server.sockets)).getsockname()[1], flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), float(sys.argv[2])))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))

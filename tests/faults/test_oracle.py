@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import zlib
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,8 @@ from harness.databases import execute
 from harness.ledger import Ledger, missing_from
 from harness.market import Market, Trade
 from harness.oracle import check
-from harness.spool import CONNECTED, DATA, HEAD, BrokenSpoolError, read_spool, segments
+from harness.spool import CONNECTED, DATA, BrokenSpoolError, read_spool, segments
+from harness.spool_writer import Written, write_segment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,31 +41,11 @@ CREATE TABLE ingest.offsets (stream text, spool_id text, frame_no bigint, receiv
 def write_spool(folder: Path) -> list[Trade | None]:
     """Write a connected mark and the first trades sent, in two segments; return the trade of each frame."""
     trades = [None, *map(MARKET.trade, SENT[: SPOOLED - 1])]
-    frames = [(CONNECTED, b"{}")] + [(DATA, json.dumps(t.message()).encode()) for t in trades if t]
+    frames = [Written(CONNECTED, b"{}")] + [Written(DATA, json.dumps(t.message()).encode()) for t in trades if t]
     split = 30
     write_segment(folder, FIRST_FRAME, None, [frames[:10], frames[10:split]])
     write_segment(folder, FIRST_FRAME + split, FIRST_FRAME + split - 1, [frames[split:]])
     return trades
-
-
-def write_segment(folder: Path, first_no: int, previous: int | None, groups: list[list[tuple[int, bytes]]]) -> None:
-    """Write one file of the spool as its format says."""
-    with closing(sqlite3.connect(folder / f"{first_no:020}.db")) as segment, segment:
-        segment.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value)")
-        meta = {"format": 1, "spool_id": "s1", "first_no": first_no, "previous_last_no": previous}
-        segment.executemany("INSERT INTO meta VALUES (?, ?)", [*meta.items(), ("feeds", '["coinbase"]')])
-        segment.execute(
-            "CREATE TABLE groups"
-            " (first_no INTEGER PRIMARY KEY, last_no INTEGER, count INTEGER, crc32 INTEGER, frames BLOB)"
-        )
-        for group in groups:
-            blob = b"".join(HEAD.pack(1, kind, 0, len(payload)) + payload for kind, payload in group)
-            last_no = first_no + len(group) - 1
-            segment.execute(
-                "INSERT INTO groups VALUES (?, ?, ?, ?, ?)",
-                (first_no, last_no, len(group), zlib.crc32(blob), blob),
-            )
-            first_no = last_no + 1
 
 
 @pytest.fixture
@@ -196,7 +176,7 @@ def test_broken_segment(tmp_path: Path, damage: str) -> None:
 def test_missing_segment(tmp_path: Path) -> None:
     """A segment that is gone from the middle is missed."""
     write_spool(tmp_path)
-    write_segment(tmp_path, FIRST_FRAME + SPOOLED, FIRST_FRAME + SPOOLED - 1, [[(CONNECTED, b"")]])
+    write_segment(tmp_path, FIRST_FRAME + SPOOLED, FIRST_FRAME + SPOOLED - 1, [[Written(CONNECTED, b"")]])
     assert len(list(read_spool(tmp_path))) == SPOOLED + 1
     segments(tmp_path)[1].unlink()
     with pytest.raises(BrokenSpoolError, match="follows"):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from benchmarks.blaster import blaster, messages
+from benchmarks.blaster import blaster
+from benchmarks.messages import coinbase as messages
 from harness.daemon import Daemon
 from harness.databases import build_template, execute
 from harness.postgres import PostgresServer
@@ -32,7 +33,7 @@ async def test_long_outage(private_postgres: PostgresServer, tmp_path: Path) -> 
     await execute(private_postgres.dsn(), "CREATE DATABASE outage")
     dsn = private_postgres.dsn("outage")
     await build_template(dsn)
-    async with blaster(FRAMES, RATE) as venue, Daemon(tmp_path, dsn, venue) as daemon:  # type: ignore[arg-type]
+    async with blaster("coinbase", FRAMES, RATE) as venue, Daemon(tmp_path, dsn, venue) as daemon:  # type: ignore[arg-type]
         await daemon.start()
         await daemon.wait_ready()
         private_postgres.stop("immediate")

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import socket
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,8 +18,8 @@ from harness.waiting import until
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
-    from collections.abc import Mapping
 
+    from harness.kalshi_venue import KalshiOracle
     from harness.venue import OracleVenue
 
 READY_WITHIN_S = 30.0
@@ -53,26 +54,32 @@ class Daemon:
         dsn: str,
         venue: OracleVenue | None = None,
         *,
-        kalshi: Mapping[str, Any] | None = None,
+        kalshi: KalshiOracle | Mapping[str, Any] | None = None,
         cpu: int | None = None,
         **settings: dict[str, Any],
     ) -> None:
-        """Follow Coinbase at `venue` if given, and Kalshi as the keys of its section `kalshi` say, if given.
+        """Take more settings as `section={"key": value}`; pin the process to one CPU if `cpu` says which.
 
-        Take more settings as `section={"key": value}`; pin the process to one CPU if `cpu` says which.
+        A venue that is not given is off. Kalshi may be given as the keys of its section.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.state_dir, self.cpu = folder, folder / "state", cpu
         self.port = free_port()
         self.settings: dict[str, dict[str, Any]] = {
             "database": {"dsn": dsn},
-            "feeds.coinbase": {"enabled": False}
-            if venue is None
-            else {"url": venue.url, "rest_url": venue.rest_url, "products": list(venue.products)},
-            "feeds.kalshi": {"enabled": False} if kalshi is None else dict(kalshi),
+            "feeds.coinbase": {"enabled": False},
+            "feeds.kalshi": {"enabled": False},
             "http": {"port": self.port},
             "log": {"format": "json"},
         }
+        if venue is not None:
+            self.settings["feeds.coinbase"] = {
+                "url": venue.url,
+                "rest_url": venue.rest_url,
+                "products": list(venue.products),
+            }
+        if kalshi is not None:
+            self.settings["feeds.kalshi"] = dict(kalshi) if isinstance(kalshi, Mapping) else kalshi.section
         for section, keys in settings.items():
             self.settings.setdefault(section, {}).update(keys)
         self._process: Process | None = None

@@ -61,3 +61,8 @@ def missing_from(ranges: list[tuple[int, int]], first: int, last: int) -> list[t
         if first > last:
             break
     return holes
+
+
+def contains(ranges: list[tuple[int, int]], number: int) -> bool:
+    """Tell whether a number lies in one of a few ranges."""
+    return any(first <= number <= last for first, last in ranges)

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from harness.ledger import merge, missing_from
+from harness.ledger import contains, merge, missing_from
 from harness.spool import DATA, read_spool, spool_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from harness.ledger import Ledger
+    from harness.spool import SpooledFrame
 
 VENUE = "coinbase"
 ROWS = """
@@ -125,17 +126,23 @@ async def check(dsn: str, spool: Path, ledger: Ledger, *, whole_spool: bool = Tr
     return report
 
 
-def read_trades(spool: Path, books: Books, report: Report) -> Spooled:
-    """Find the trades in the spool."""
-    offset, spooled = books.offset, Spooled()
+def shipped_frames(spool: Path, offset: Any, report: Report) -> Iterator[SpooledFrame]:
+    """Yield the frames up to the offset, of all feeds, and count them and those behind it."""
     if offset is None or offset["spool_id"] != spool_id(spool):
         raise ValueError(f"the database's offset {offset} is not of the spool {spool_id(spool)}")
     for frame in read_spool(spool):
-        spooled.oldest = spooled.oldest or frame.frame_no
         if frame.frame_no > (offset["frame_no"] or 0):
             report.unshipped_frames += 1
             continue
         report.spooled_frames += 1
+        yield frame
+
+
+def read_trades(spool: Path, books: Books, report: Report) -> Spooled:
+    """Find the trades in the spool."""
+    spooled = Spooled()
+    for frame in shipped_frames(spool, books.offset, report):
+        spooled.oldest = spooled.oldest or frame.frame_no
         # Most frames are no matches; looking for the word is cheaper than reading them.
         if frame.kind == DATA and frame.feed == VENUE and b'match"' in frame.payload:
             message = json.loads(frame.payload)
@@ -177,11 +184,6 @@ def check_rows(books: Books, spooled: Spooled, ledger: Ledger, report: Report) -
         unknown = key if ledger.rest_answers or (row["frame_no"] or 0) < spooled.oldest else None
         if trade_of.get(row["frame_no"], unknown) != key:
             report.misplaced.append((key, row["frame_no"], spooled.trades.get(key)))
-
-
-def contains(ranges: list[tuple[int, int]], number: int) -> bool:
-    """Tell whether a number lies in one of a few ranges."""
-    return any(first <= number <= last for first, last in ranges)
 
 
 def check_gaps(books: Books, spooled: Spooled, ledger: Ledger, report: Report) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from websockets.exceptions import ConnectionClosed
-from websockets.protocol import State
+from harness.venue_host import MOST_AT_ONCE, HostedSession, dump, note, text_frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,45 +15,23 @@ if TYPE_CHECKING:
 
     from harness.venue_server import Venue
 
-TICK_S = 0.005
 HEARTBEAT_EVERY_S = 1.0
-SUBSCRIBE_WITHIN_S = 5.0
-# At most this many trades of a product in one write: a client that comes back from a stop is fed in slices.
-MOST_AT_ONCE = 2000
 
 
-def dump(message: object) -> bytes:
-    """Write JSON as the venue does, without blanks."""
-    return json.dumps(message, separators=(",", ":")).encode()
-
-
-def text_frame(payload: bytes) -> bytes:
-    """Frame a text message of a server (RFC 6455, 5.2); a write for many frames is what makes this fast."""
-    size = len(payload)
-    head = bytes((0x81, size)) if size < 126 else b"\x81\x7e" + size.to_bytes(2, "big")
-    return head + payload
-
-
-class Session:
+class Session(HostedSession):
     """One connection: what it asked for, where it stands, what was written to it."""
 
     def __init__(self, venue: Venue, socket: ServerConnection) -> None:
+        super().__init__(socket)
         self.venue = venue
-        self.socket = socket
         self.channels: dict[str, dict[str, None]] = {}  # products in the order of asking
         self.cursors: dict[str, int] = {}
         self.sent: dict[str, list[list[int]]] = {}
-        self.opened_ns, self.closed_ns = time.time_ns(), 0
+        self.heartbeat_at = time.monotonic() + HEARTBEAT_EVERY_S
 
     def note(self, product: str, trade_id: int) -> None:
-        """Enter a trade into the ledger, which is a list of ranges without holes."""
-        ranges = self.sent.setdefault(product, [])
-        if ranges and ranges[-1][0] <= trade_id <= ranges[-1][1]:
-            return
-        if ranges and ranges[-1][1] + 1 == trade_id:
-            ranges[-1][1] = trade_id
-        else:
-            ranges.append([trade_id, trade_id])
+        """Enter a trade into the ledger."""
+        note(self.sent.setdefault(product, []), trade_id, trade_id - 1)
 
     def matches(self, product: str, ids: Iterable[int]) -> list[bytes]:
         """Make the frames of these trades, tickers between them, and enter them."""
@@ -73,12 +48,15 @@ class Session:
         return frames
 
     def advance(self) -> list[bytes]:
-        """Make the frames of all that was traded since the last look."""
+        """Make the frames of all that was traded since the last look, and of the heartbeats."""
         frames = []
         for product, cursor in self.cursors.items():
             newest = min(self.venue.newest(product), cursor + MOST_AT_ONCE)
             frames += self.matches(product, range(cursor + 1, newest + 1))
             self.cursors[product] = max(cursor, newest)
+        if time.monotonic() >= self.heartbeat_at:
+            self.heartbeat_at += HEARTBEAT_EVERY_S
+            frames += self.heartbeats()
         return frames
 
     def heartbeats(self) -> list[bytes]:
@@ -97,6 +75,10 @@ class Session:
             "time": now,
         }
 
+    def obey(self, order: dict[str, Any]) -> list[bytes]:
+        """Answer a subscription; nothing else is asked of this venue."""
+        return self.subscribe(order) if order["type"] == "subscribe" else []
+
     def subscribe(self, order: dict[str, Any]) -> list[bytes]:
         """Acknowledge everything held now, and begin each new product with its last trade."""
         for channel in order["channels"]:
@@ -110,39 +92,3 @@ class Session:
                 last = self.venue.markets[product].trade(newest)
                 frames.append(text_frame(dump(last.message("last_match"))))
         return frames
-
-    def write(self, frames: list[bytes]) -> None:
-        """Write at once; the buffer is bounded by the drain between two ticks."""
-        self.socket.transport.write(b"".join(frames))
-
-    async def stream(self) -> None:
-        """Send what is traded until the socket closes."""
-        heartbeat_at = time.monotonic() + HEARTBEAT_EVERY_S
-        while self.socket.state is State.OPEN and not self.socket.transport.is_closing():
-            frames = self.advance()
-            if time.monotonic() >= heartbeat_at:
-                heartbeat_at += HEARTBEAT_EVERY_S
-                frames += self.heartbeats()
-            if frames:
-                self.write(frames)
-                await self.socket.drain()
-            await asyncio.sleep(TICK_S)
-
-    async def run(self) -> None:
-        """Serve the connection."""
-        async with asyncio.TaskGroup() as tasks:
-            streaming = None
-            try:
-                while True:
-                    # The venue closes a connection that asks for nothing.
-                    async with asyncio.timeout(None if streaming else SUBSCRIBE_WITHIN_S):
-                        order = json.loads(await self.socket.recv())
-                    if order["type"] == "subscribe":
-                        self.write(self.subscribe(order))
-                        streaming = streaming or tasks.create_task(self.stream(), name="stream")
-            except (ConnectionClosed, TimeoutError):
-                pass
-            finally:
-                self.closed_ns = time.time_ns()
-                if streaming:
-                    streaming.cancel()
