@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -180,11 +181,16 @@ class Shipper:
         self.progress.position = position
         self.progress.committed_at_s = loop.time()
         metrics.count_batch(batch)
-        for bad in batch.quarantine:
-            log.warning(
-                "frame.quarantined", feed=bad.feed, reason=bad.reason, frame_no=bad.frame_no, detail=bad.detail[:200]
-            )
+        _tell_quarantined(batch.quarantine)
         self._source.committed(position.frame_no)
+
+
+def _tell_quarantined(bad: Sequence[Quarantined]) -> None:
+    """One line a batch for each feed and reason: a line each took longer than all the rest of a batch of garbage."""
+    counts = Counter((entry.feed, entry.reason) for entry in bad)
+    for (feed, reason), first in {(entry.feed, entry.reason): entry for entry in reversed(bad)}.items():
+        facts = {"frame_no": first.frame_no, "detail": first.detail[:200], "count": counts[feed, reason]}
+        log.warning("frame.quarantined", feed=feed, reason=reason, **facts)
 
 
 _HINTS = {

@@ -10,6 +10,7 @@ import pytest
 from harness.databases import execute
 from harness.postgres import PostgresServer
 from sources import Frames, frames, match
+from structlog.testing import capture_logs
 from test_store import rows
 
 from recio_ingest import ship, store
@@ -204,3 +205,13 @@ async def test_server_restart(private_postgres: PostgresServer) -> None:
         await asyncio.to_thread(private_postgres.start)
 
     assert await rows(dsn, "SELECT trade_id FROM live_data.btc_price_log") == [(1,)]
+
+
+async def test_garbage_is_a_line_for_each_reason(database: str) -> None:
+    """However many frames of a batch are put aside, the log has a line for each reason: how many, and the first."""
+    messages = [{"type": "odd"}, *(match(n) for n in range(2, 10)), *[{"type": "odd"}] * 300, *[{"type": "match"}] * 5]
+    with capture_logs() as lines:
+        await shipper(database, frames(messages, 1)).run()
+    told = [(line["reason"], line["count"], line["frame_no"]) for line in lines if line["event"] == "frame.quarantined"]
+    assert sorted(told) == [("schema", 5, 310), ("unknown_type", 301, 1)]
+    assert await rows(database, "SELECT count(*) FROM ingest.quarantine") == [(306,)]
