@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -106,8 +105,3 @@ async def metric(daemon: Daemon, value: float, name: str, *, within_s: float = 2
             return False
 
     await until(look, within_s=within_s, what=f"{name}{labels} to be {value}", every_s=0.05)
-
-
-def now_s() -> float:
-    """A clock that only runs forward."""
-    return time.monotonic()

@@ -8,16 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from harness.daemon import Daemon
+from harness.databases import fresh_database
 from harness.kalshi_client import RSA
 from harness.kalshi_live import CALM, Venue, at, more_rows, rows, write_key
 from harness.metrics import Metrics, log, logged, metric
+from harness.progress import scalar
+from harness.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-QUIET_S = 4.0
+    from harness.postgres import PostgresServer
+
+QUIET_S = 2.5
 QUOTES = "event_type = 'rest_quote'"
 TROUBLE = ("feed.disconnected", "feed.clock_off", "channel.refused", "channel.error", "poll.failed", "market.refused")
+WRONG = {
+    "nobody": ("NOT_FOUND", "Kalshi does not know feeds.kalshi.key_id"),
+    "rsa": ("INCORRECT_API_KEY_SIGNATURE", "key_file does not belong to feeds.kalshi.key_id"),
+}
 
 
 async def _figure(daemon: Daemon, name: str, **labels: str) -> float | None:
@@ -28,30 +37,40 @@ def _told(lines: list[dict[str, Any]], *facts: str) -> list[tuple[Any, ...]]:
     return [tuple(line.get(fact) for fact in ("event", "level", *facts)) for line in lines]
 
 
-@pytest.mark.parametrize(
-    ("key_id", "words", "hint"),
-    [
-        ("nobody", "NOT_FOUND", "Kalshi does not know feeds.kalshi.key_id"),
-        ("rsa", "INCORRECT_API_KEY_SIGNATURE", "key_file does not belong to feeds.kalshi.key_id"),
-    ],
-)
-async def test_a_wrong_key_is_one_line(database: str, tmp_path: Path, key_id: str, words: str, hint: str) -> None:
-    """A key that the venue does not know, or not so, is said once, asked again rarely, and REST gives the quotes."""
-    async with Venue(**CALM) as venue, Daemon(tmp_path, database, kalshi=at(venue, tmp_path, key_id)) as daemon:
+async def _refused(dsn: str, folder: Path, venue: Venue, key_id: str) -> None:
+    words, hint = WRONG[key_id]
+    async with Daemon(folder, dsn, kalshi=at(venue, folder, key_id)) as daemon:
         await daemon.start()
-        await more_rows(database, QUOTES)
-        await more_rows(database, QUOTES)  # and goes on
+        await logged(daemon, "feed.disconnected")
+
+        async def polled_again() -> bool:
+            query = f"SELECT count(DISTINCT frame_no) FROM live_data.websocket_market_data WHERE {QUOTES}"
+            return int(await scalar(dsn, query)) > 1
+
+        await until(polled_again, within_s=20, what="quotes of two polls", every_s=0.1)
         (line,) = log(daemon, *TROUBLE)
         assert (line["level"], line["cause"]) == ("warning", "unauthorised")
         assert words in line["error"]
         assert line["hint"].startswith(hint)
         assert line["next_attempt_s"] >= 15
-        assert venue.knocks(key_id) == len(venue.handshakes) == 1
+        assert venue.knocks(key_id) == 1
         assert await _figure(daemon, "reconnects_total", cause="unauthorised") == 1
         assert await _figure(daemon, "feed_connected") == 0
         status = await daemon.status()
         assert "feed kalshi: not connected (unauthorised)" in status["problems"]
         assert await daemon.terminate() == 0
+
+
+async def test_a_wrong_key_is_one_line(postgres: PostgresServer, template: str, tmp_path: Path) -> None:
+    """A key that the venue does not know, or not so, is said once, asked again rarely, and REST gives the quotes."""
+    async with (
+        Venue(**CALM) as venue,
+        fresh_database(postgres, template) as first,
+        fresh_database(postgres, template) as second,
+        asyncio.TaskGroup() as group,
+    ):
+        for dsn, key_id in zip((first, second), WRONG, strict=True):
+            group.create_task(_refused(dsn, tmp_path / key_id, venue, key_id))
 
 
 async def test_a_clock_ahead_is_only_measured(database: str, tmp_path: Path) -> None:

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from websockets.http11 import Request, Response
 
 RATE = 500
-BEFORE_S = 4.0
-FAULT_S = 3.0
+BEFORE_S = 3.0
+FAULT_S = 2.0
 FLOOD = 40_000
 FLOOD_PER_S = 5_000
-GARBAGE = 5_000
+GARBAGE = 3_000
 SLICE_S = 0.02
 # Twenty venue-seconds a second: some hundred messages a second, as in a lively hour.
 LIVELY = {"hour_s": 180.0, "start_s": START + 1200}
