@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from recio_ingest.records import TABLES, Batch
+from recio_ingest.records import TABLES, Batch, Gap
 
 _PREFIX = "recio_ingest_"
 _FAST = (
@@ -143,6 +143,9 @@ LOOP_LAG = _gauge("event_loop_lag_seconds", "How late the event loop woke the la
 BUILD = _gauge("build_info", "1, with the version.", "version", "python")
 
 
+_OPEN_GAPS: dict[str, set[tuple[int, int]]] = {}
+
+
 def count_batch(batch: Batch) -> None:
     """Move every metric that a committed batch moves."""
     now_ns = time.time_ns()
@@ -166,4 +169,11 @@ def count_batch(batch: Batch) -> None:
         if gap.frame_no >= batch.first_no:  # else it was declared, and counted, in an earlier batch
             GAPS.labels(gap.feed, gap.cause).inc()
         if gap.from_seq is None:
-            GAP_OPEN.labels(gap.feed).set(1 if gap.to_time is None else 0)
+            _count_open(gap)
+
+
+def _count_open(gap: Gap) -> None:
+    """A feed is in a gap while any of its channels is."""
+    still = _OPEN_GAPS.setdefault(gap.feed, set())
+    (still.discard if gap.to_time is not None else still.add)((gap.frame_no, gap.gap_no))
+    GAP_OPEN.labels(gap.feed).set(bool(still))

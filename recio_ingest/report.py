@@ -20,6 +20,8 @@ from recio_ingest.stream import FeedStatus, Stream
 VERSION = version("recio-ingest")
 # The spool takes a tick every second and the shipper commits it: ten missed ones are no accident.
 STALLED_S = 10.0
+# A venue's REST may be busy or down for a moment; markets are found hours before they open.
+REST_SILENT_S = 120.0
 # Twice the time limit of a database command (rolling back may take another), and some.
 SHIPPER_STUCK_S = 2 * store.COMMAND_TIMEOUT_S + 30.0
 
@@ -106,7 +108,14 @@ class Report:
         elif not self._shipper_moving():
             problems.append("database: nothing was committed for 10 s")
         down = [line for line in self._lines if not line.status.connected]
-        return problems + [f"feed {line.feed.name}: not connected ({line.status.cause})" for line in down]
+        problems += [f"feed {line.feed.name}: not connected ({line.status.cause})" for line in down]
+        silent = [poller for poller in self._pollers.values() if poller.feed.url and self._silent(poller)]
+        return problems + [f"feed {each.feed.name}: REST does not answer ({each.status.cause})" for each in silent]
+
+    def _silent(self, poller: Poller) -> bool:
+        """Whether it is long since a question was answered: the socket goes on, but what opens next is not known."""
+        since_s = max(poller.status.last_message_s, self._started_s)
+        return not poller.status.connected and time.monotonic() - since_s > REST_SILENT_S
 
     def _spool_moving(self) -> bool:
         return time.monotonic() - self._spool.durable_at_s < STALLED_S

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -30,6 +29,8 @@ log = structlog.get_logger()
 
 # More bad rows than this in one batch are not bad rows: the table has changed under the program.
 MAX_BAD_ROWS = 100
+# A venue that sends nothing but garbage fills a table, not also the journal.
+LOGGED_ROWS = 5
 RECHECK_S = 30.0
 FIRST_DELAY_S = 0.1
 # A restarted database should see rows again within 5 s, and a dead one not be hammered.
@@ -181,16 +182,13 @@ class Shipper:
         self.progress.position = position
         self.progress.committed_at_s = loop.time()
         metrics.count_batch(batch)
-        _tell_quarantined(batch.quarantine)
+        for bad in batch.quarantine[:LOGGED_ROWS]:
+            log.warning(
+                "frame.quarantined", feed=bad.feed, reason=bad.reason, frame_no=bad.frame_no, detail=bad.detail[:200]
+            )
+        if (more := len(batch.quarantine) - LOGGED_ROWS) > 0:
+            log.warning("frame.quarantined_more", count=more, hint="all of them are in ingest.quarantine")
         self._source.committed(position.frame_no)
-
-
-def _tell_quarantined(bad: Sequence[Quarantined]) -> None:
-    """One line a batch for each feed and reason: a line each took longer than all the rest of a batch of garbage."""
-    counts = Counter((entry.feed, entry.reason) for entry in bad)
-    for (feed, reason), first in {(entry.feed, entry.reason): entry for entry in reversed(bad)}.items():
-        facts = {"frame_no": first.frame_no, "detail": first.detail[:200], "count": counts[feed, reason]}
-        log.warning("frame.quarantined", feed=feed, reason=reason, **facts)
 
 
 _HINTS = {

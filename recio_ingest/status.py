@@ -47,6 +47,8 @@ def _table(status: dict[str, Any]) -> Table:
         state = "[green]connected[/green]" if feed["connected"] else f"[red]{escape(feed['cause'] or 'down')}[/red]"
         lag = "-" if feed["lag_s"] is None else f"lag {feed['lag_s']:.3f} s"
         table.add_row(f"feed {name}", state, f"{lag}, {feed['received']:,} received")
+        if feed.get("rest", "ok") != "ok":
+            table.add_row(f"feed {name}, REST", f"[red]{escape(feed['rest'])}[/red]", "")
     database, spool = status["database"], status["spool"]
     up = "[green]up[/green]" if database["up"] else f"[red]{escape(database['fault'] or 'not connected yet')}[/red]"
     table.add_row("database", up, f"epoch {database['epoch']}, frame {database['frame_no']}")

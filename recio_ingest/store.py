@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from struct import Struct
 from struct import error as StructError  # noqa: N812  # it is an exception, and looks like one here
 from typing import Any, NamedTuple
@@ -230,10 +231,11 @@ class Store:
         return known
 
     async def recall(self, names: Sequence[str]) -> dict[str, list[tuple[Any, ...]]]:
-        """Return what parsers want to have back from the tables: the rows of these statements."""
+        """Return what parsers want to have back from the tables: the rows of these statements, numbers as text."""
         found = {}
         for recalled_name in names:
-            found[recalled_name] = [tuple(row) for row in await self._connection.fetch(statement(recalled_name))]
+            rows = await self._connection.fetch(statement(recalled_name))
+            found[recalled_name] = [tuple(map(_as_parsed, row)) for row in rows]
         return found
 
     async def open_quarantine(self, after_id: int, limit: int) -> list[asyncpg.Record]:
@@ -326,6 +328,10 @@ class Store:
 def _position(stream: str, row: Any) -> Position:  # noqa: ANN401  # asyncpg.Record
     counts = {outcome: row[f"{outcome}_frames"] for outcome in Outcome}
     return Position(stream, row["spool_id"], row["epoch"], row["frame_no"], orjson.loads(row["state"]), counts)
+
+
+def _as_parsed(value: Any) -> Any:  # noqa: ANN401  # any column
+    return format(value, "f") if isinstance(value, Decimal) else value
 
 
 def _fenced(epoch: int, ours: int) -> FencedError:

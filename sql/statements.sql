@@ -96,7 +96,8 @@ SELECT ticker FROM (
 -- The last description of each market that came by REST (a lifecycle message has no status).
 SELECT DISTINCT ON (ticker) ticker, event_ticker, title, subtitle, status, strike_type, floor_strike, cap_strike,
        open_time, close_time, expected_expiration_time, settlement_time, result, expiration_value
-  FROM live_data.market_data WHERE venue = 'kalshi' AND status IS NOT NULL
+  FROM (SELECT * FROM live_data.market_data
+         WHERE venue = 'kalshi' AND status IS NOT NULL ORDER BY frame_no DESC, row_no DESC LIMIT 20000) AS last
  ORDER BY ticker, frame_no DESC, row_no DESC
 
 -- kalshi_quotes --

@@ -8,11 +8,11 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import START_NS, control, data
+from samples import START_NS, data
 
 from recio_ingest.errors import BadMessageError
-from recio_ingest.feeds.ledger import MAX_RANGES, Outage, TradeIds
-from recio_ingest.records import Gap, Kind
+from recio_ingest.feeds.ledger import MAX_RANGES, TradeIds
+from recio_ingest.records import Gap
 
 START_US = START_NS // 1000
 
@@ -154,90 +154,3 @@ def test_any_order_of_a_whole_range_leaves_nothing_open(numbers: list[int]) -> N
         gaps |= {(one.frame_no, one.gap_no): one for one in ids.take_one(number)[1]}
     assert ids.state.keys() == {"first", "last", "last_ns"}
     assert all(one.repaired_at and one.recovered == one.expected for one in gaps.values())
-
-
-class Line:
-    """The line of a feed, which passes through JSON before every message and mark."""
-
-    def __init__(self) -> None:
-        self.state: dict[str, Any] = {}
-
-    def hear(self, frame_no: int) -> tuple[Gap, ...]:
-        """Take a message in as a parser does."""
-        line = Outage("f", self.state)
-        line.last_ns = data(frame_no, b"").recv_ns
-        gaps = line.close(data(frame_no, b"")) if line.open else ()
-        self.state = orjson.loads(orjson.dumps(line.state()))
-        return gaps
-
-    def told(self, frame_no: int, kind: Kind, cause: str | None = None) -> tuple[Gap, ...]:
-        """Take a mark in."""
-        line = Outage("f", self.state)
-        gaps = line.mark(control(frame_no, kind, **({} if cause is None else {"cause": cause})))
-        self.state = orjson.loads(orjson.dumps(line.state()))
-        return gaps
-
-
-def outage(frame_no: int, cause: str, from_ms: int, to_ms: int | None = None) -> Gap:
-    """Return a connection gap, times in milliseconds after the start."""
-    to_time = None if to_ms is None else START_US + to_ms * 1000
-    return Gap(frame_no, 0, "f", "*", "connection", cause, START_US + from_ms * 1000, to_time)
-
-
-def test_an_outage_lasts_from_message_to_message() -> None:
-    """It begins at the last message before the end of the connection and ends at the first one after."""
-    line = Line()
-    assert line.told(1, Kind.CONNECTED) == ()
-    assert line.hear(2) == ()
-    assert line.told(9, Kind.DISCONNECTED, cause="reset") == (outage(9, "reset", 2),)
-    assert line.told(20, Kind.CONNECTED) == ()
-    assert line.hear(25) == (outage(9, "reset", 2, 25),)
-    assert line.hear(26) == ()
-
-
-def test_one_outage_however_many_attempts() -> None:
-    """Connections that came and went without a message belong to the same gap, under its first cause."""
-    line = Line()
-    line.told(1, Kind.CONNECTED)
-    line.hear(2)
-    line.told(3, Kind.DISCONNECTED, cause="reset")
-    assert [line.told(no, kind, cause="refused") for no in (4, 6) for kind in (Kind.CONNECTED, Kind.DISCONNECTED)] == (
-        [()] * 4
-    )
-    line.told(8, Kind.CONNECTED)
-    assert line.hear(9) == (outage(3, "reset", 2, 9),)
-
-
-def test_a_killed_daemon_leaves_a_restart_gap() -> None:
-    """Connected again without a mark of the end means that nobody was there to write it."""
-    line = Line()
-    line.told(1, Kind.CONNECTED)
-    line.hear(2)
-    assert line.told(50, Kind.CONNECTED) == (outage(50, "restart", 2),)
-    assert line.hear(51) == (outage(50, "restart", 2, 51),)
-
-
-def test_a_pause_is_a_gap_of_a_line_that_is_up() -> None:
-    """A socket that is not read opens a gap; reading again closes it at the next message, without a restart."""
-    line = Line()
-    line.told(1, Kind.CONNECTED)
-    line.hear(2)
-    assert line.told(3, Kind.PAUSED, cause="spool_full") == (outage(3, "spool_full", 2),)
-    assert line.told(7, Kind.RESUMED) == ()
-    assert line.hear(8) == (outage(3, "spool_full", 2, 8),)
-    assert line.told(9, Kind.CONNECTED) == (outage(9, "restart", 8),)
-
-
-def test_before_the_first_message_nothing_was_missed() -> None:
-    """Attempts to connect that never brought a message declare no gap."""
-    line = Line()
-    marks = ((1, Kind.CONNECTED), (2, Kind.DISCONNECTED), (3, Kind.CONNECTED), (4, Kind.CONNECTED))
-    assert [line.told(frame_no, kind, cause="dns") for frame_no, kind in marks] == [()] * 4
-    assert line.hear(5) == ()
-
-
-def test_a_mark_without_a_cause_is_still_an_outage() -> None:
-    """A mark that says nothing about its cause opens a gap all the same."""
-    line = Line()
-    line.hear(2)
-    assert line.told(3, Kind.DISCONNECTED) == (outage(3, "unknown", 2),)

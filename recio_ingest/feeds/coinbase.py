@@ -18,7 +18,8 @@ import orjson
 from recio_ingest.errors import BadMessageError
 from recio_ingest.feeds import Feed, Recalled
 from recio_ingest.feeds.coinbase_session import CHANNELS, CoinbaseSession
-from recio_ingest.feeds.ledger import Outage, TradeIds
+from recio_ingest.feeds.ledger import TradeIds
+from recio_ingest.feeds.outage import WHOLE, Outage
 from recio_ingest.records import BtcPrice, Decoded, Frame, Kind, Micros, Outcome, make, micros
 from recio_ingest.settings import Coinbase
 
@@ -90,10 +91,8 @@ class CoinbaseParser:
         except (KeyError, TypeError):
             raise BadMessageError("unknown_type", "no table for a message of this type") from None
         decoded = handler(frame, message)
-        self._outage.seen(frame.recv_ns, decoded[2])
-        if self._outage.open is not None:
-            return decoded._replace(rows=decoded.rows + self._outage.close(frame))
-        return decoded
+        ended = self._outage.seen(frame, WHOLE, decoded[2])
+        return decoded._replace(rows=decoded.rows + ended) if ended else decoded
 
     def _match(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         moment = _time(message, frame)

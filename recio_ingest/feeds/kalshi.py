@@ -19,22 +19,21 @@ import orjson
 
 from recio_ingest.errors import BadMessageError
 from recio_ingest.feeds import Recalled
-from recio_ingest.feeds import kalshi_answers as answers
 from recio_ingest.feeds import kalshi_fields as fields
 from recio_ingest.feeds import kalshi_rows as rows
+from recio_ingest.feeds.kalshi_answers import Answers
 from recio_ingest.feeds.kalshi_errors import Remedy, remedy
 from recio_ingest.feeds.kalshi_feed import feed
-from recio_ingest.feeds.ledger import Latest, Outage, Recent, Sequences
+from recio_ingest.feeds.ledger import Recent, Sequences
+from recio_ingest.feeds.outage import Outage
 from recio_ingest.records import (
     Decoded,
     Frame,
     Gap,
     Kind,
     MarketEvent,
-    MarketState,
     Micros,
     Outcome,
-    Quarantined,
     Row,
     micros,
 )
@@ -44,13 +43,21 @@ __all__ = ["NAME", "RECALL", "KalshiParser", "feed", "parser", "recognises", "ve
 NAME = fields.VENUE
 RECALL = ("kalshi_trades", "kalshi_prints", "kalshi_settled", "kalshi_states", "kalshi_quotes")
 
+SOCKET = ("ticker", "trade", "market_lifecycle_v2", "cfbenchmarks_value")
+REST = "rest"
+_CHANNELS = {
+    **{name: name for name in (*SOCKET, REST)},
+    "event_lifecycle": "market_lifecycle_v2",
+    "event_fee_update": "market_lifecycle_v2",
+}
+"""The channel of each type of message."""
+SECOND_NS = 1_000_000_000
+
 # A trade can only come twice by two subscriptions at about the same time, a print by a new connection; all markets of
 # an hour are settled, again and again, within some minutes. The statements of RECALL give back as many.
 MAX_TRADES = 5000
 MAX_PRINTS = 600
 MAX_SETTLED = 5000
-# A day of hourly events has some 5,000 markets.
-MAX_MARKETS = 20_000
 
 
 class KalshiParser:
@@ -58,16 +65,14 @@ class KalshiParser:
 
     def __init__(self, state: Mapping[str, Any], recalled: Recalled | None = None) -> None:
         known = {name: (recalled or {}).get(name, ()) for name in RECALL}
-        self._outage = Outage(NAME, state.get("line", {}))
+        self._outage = Outage(NAME, state.get("line", {}), (*SOCKET, REST), {"cfbenchmarks_value": SECOND_NS})
         self._sids = Sequences(NAME, state.get("sids", {}))
         self._series: list[str] | None = state.get("series")
         self._by_rest: bool = state.get("by_rest", False)
         self._trades = Recent(MAX_TRADES, (name for (name,) in known["kalshi_trades"]))
         self._prints = Recent(MAX_PRINTS, (_print_name(*row) for row in known["kalshi_prints"]))
         self._settled = Recent(MAX_SETTLED, (name for (name,) in known["kalshi_settled"]))
-        self._states = Latest(MAX_MARKETS, ((name, tuple(kept)) for name, *kept in known["kalshi_states"]))
-        self._quotes = Latest(MAX_MARKETS, ((name, tuple(kept)) for name, *kept in known["kalshi_quotes"]))
-        self._refused = Latest(MAX_MARKETS)
+        self._answers = Answers(known["kalshi_states"], known["kalshi_quotes"])
         self._types = {
             "ticker": self._ticker,
             "trade": self._trade,
@@ -99,7 +104,8 @@ class KalshiParser:
         except orjson.JSONDecodeError as exc:
             raise BadMessageError("json", str(exc)) from None
         if isinstance(message, dict) and "markets" in message and "type" not in message:
-            decoded = self._markets(frame)
+            outcome, found = self._answers.take(frame, quoted=self._sids.holds("ticker"))
+            decoded = Decoded(outcome, found, frame.recv_ns // 1000 if self._by_rest else None)
             if not self._by_rest:
                 return decoded  # an answer to a question says nothing about the socket
         else:
@@ -108,41 +114,23 @@ class KalshiParser:
             except (KeyError, TypeError):
                 raise BadMessageError("unknown_type", "no table for a message of this type") from None
             decoded = handler(frame, message)
-        self._outage.seen(frame.recv_ns, decoded.venue_time)
-        if self._outage.open is not None:
-            return decoded._replace(rows=decoded.rows + self._outage.close(frame))
-        return decoded
+        ended = self._outage.seen(frame, self._channel(message), decoded.venue_time)
+        return decoded._replace(rows=decoded.rows + ended) if ended else decoded
 
     def _mark(self, frame: Frame) -> tuple[Gap, ...]:
-        if frame.kind == Kind.CONNECTED:
-            facts = orjson.loads(frame.data)
-            self._series, self._by_rest = facts.get("series"), facts.get("by") == "rest"
         if frame.kind in (Kind.CONNECTED, Kind.DISCONNECTED):
             self._sids.forget()
-        return self._outage.mark(frame)
+        gaps = self._outage.mark(frame)
+        if frame.kind != Kind.CONNECTED:
+            return gaps
+        facts = orjson.loads(frame.data)
+        self._series, self._by_rest = facts.get("series"), facts.get("by") == "rest"
+        return gaps + self._outage.expect(frame, (REST,) if self._by_rest else SOCKET)
 
-    def _markets(self, frame: Frame) -> Decoded:
-        """Take an answer in: what has changed, and the quotes where no subscription brings them."""
-        found: list[Row | Quarantined] = []
-        bad: list[answers.Refused] = []
-        quoted = self._sids.holds("ticker")
-        for entry in answers.listed(frame):
-            try:
-                row = answers.state(frame, entry)
-                quote = answers.quote(row, entry)
-            except BadMessageError as exc:
-                bad.append(answers.Refused(entry, exc))
-                continue
-            if self._states.changes(row.ticker, _described(row)):
-                found.append(row)
-            if not quoted and row.status == "active" and self._quotes.changes(row.ticker, _quoted(quote)):
-                found.append(quote)
-        moment = frame.recv_ns // 1000 if self._by_rest else None
-        # The same odd market comes with every answer: it is put aside once, and again when it changes.
-        bad = [entry for entry in bad if self._refused.changes(*_odd(entry))]
-        if bad:
-            return Decoded(Outcome.QUARANTINED, (*found, answers.refused(frame, bad)), moment)
-        return Decoded(Outcome.SHIPPED if found else Outcome.STATE, tuple(found), moment)
+    def _channel(self, message: dict[str, Any]) -> str | None:
+        """Return which channel a message shows to be received."""
+        kind = message.get("type", REST)
+        return message["msg"]["channel"] if kind == "subscribed" else _CHANNELS.get(kind)
 
     def _ticker(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         row = rows.ticker(frame, message)
@@ -184,9 +172,10 @@ class KalshiParser:
         decoded = self._take(frame, message)
         about = message.get("msg")
         code = about.get("code") if message["type"] == "error" and isinstance(about, dict) else None
-        if message["type"] == "unsubscribed" or (code is not None and remedy(code) is Remedy.AGAIN):
-            self._sids.end(message["sid"])
-        return decoded
+        if message["type"] != "unsubscribed" and (code is None or remedy(code) is not Remedy.AGAIN):
+            return decoded
+        lost = self._outage.lose(frame, self._sids.end(message["sid"]), "channel_lost")
+        return decoded._replace(rows=decoded.rows + lost)
 
     def _follows(self, message: dict[str, Any], field: str) -> bool:
         """Tell whether a message of the channel that is about everything concerns a series asked for."""
@@ -218,44 +207,6 @@ class KalshiParser:
 
 def _print_name(symbol: str, moment: Micros) -> str:
     return f"{symbol} {moment // 1000}"
-
-
-def _described(row: MarketState) -> tuple[Any, ...]:
-    """Return what makes a new row of `market_data`, in the order of columns of `kalshi_states`."""
-    return (
-        row.event_ticker,
-        row.title,
-        row.subtitle,
-        row.status,
-        row.strike_type,
-        row.floor_strike,
-        row.cap_strike,
-        row.open_time,
-        row.close_time,
-        row.expected_expiration_time,
-        row.settlement_time,
-        row.result,
-        row.expiration_value,
-    )
-
-
-def _quoted(row: MarketEvent) -> tuple[Any, ...]:
-    """Return what makes a new `rest_quote`, in the order of columns of `kalshi_quotes`."""
-    return (
-        row.yes_bid,
-        row.yes_bid_size,
-        row.yes_ask,
-        row.yes_ask_size,
-        row.last_price,
-        row.volume,
-        row.open_interest,
-    )
-
-
-def _odd(entry: answers.Refused) -> tuple[str, str]:
-    """Return what an odd market is known by (its place, where it has no name) and all that it says."""
-    place, market = entry.listed
-    return str(market.get("ticker", place)) if isinstance(market, dict) else str(place), repr(market)
 
 
 def venue_time(message: Any) -> Micros | None:  # noqa: ANN401  # any JSON value

@@ -5,7 +5,7 @@ Source: the venue's OpenAPI document. Every function raises BadMessageError for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -15,10 +15,15 @@ from recio_ingest.errors import BadMessageError
 from recio_ingest.feeds import kalshi_fields as fields
 from recio_ingest.feeds import kalshi_quotes as quotes
 from recio_ingest.feeds.kalshi_fields import Object
-from recio_ingest.records import Frame, MarketEvent, MarketState, Quarantined
+from recio_ingest.feeds.ledger import Latest
+from recio_ingest.records import Frame, MarketEvent, MarketState, Outcome, Quarantined, Row
 
 # A market gives two rows at most, its description and its quote, which must differ in their `row_no`.
 ROWS = 2
+
+
+# A day of hourly events has some 5,000 markets.
+MAX_MARKETS = 20_000
 
 
 class Listed(NamedTuple):
@@ -33,6 +38,36 @@ class Refused(NamedTuple):
 
     listed: Listed
     why: BadMessageError
+
+
+class Answers:
+    """Remembers of each market how it was last described and quoted: only what changes is a row."""
+
+    def __init__(self, states: Iterable[Sequence[Any]] = (), quoted: Iterable[Sequence[Any]] = ()) -> None:
+        """Begin with what the tables hold: a market's name, then the columns of `_described` or `_quoted`."""
+        self._states = Latest(MAX_MARKETS, ((name, tuple(kept)) for name, *kept in states))
+        self._quotes = Latest(MAX_MARKETS, ((name, tuple(kept)) for name, *kept in quoted))
+        self._refused = Latest(MAX_MARKETS)
+
+    def take(self, frame: Frame, *, quoted: bool) -> tuple[Outcome, tuple[Row | Quarantined, ...]]:
+        """Take an answer in; its quotes are of use where no subscription brings them (`quoted`)."""
+        found: list[Row | Quarantined] = []
+        bad: list[Refused] = []
+        for entry in listed(frame):
+            try:
+                row = state(frame, entry)
+                offer = quote(row, entry)
+            except BadMessageError as exc:
+                bad.append(Refused(entry, exc))
+                continue
+            if self._states.changes(row.ticker, _described(row)):
+                found.append(row)
+            if not quoted and row.status == "active" and self._quotes.changes(row.ticker, _quoted(offer)):
+                found.append(offer)
+        # The same odd market comes with every answer: it is put aside once, and again when it changes.
+        if bad := [entry for entry in bad if self._refused.changes(*_odd(entry))]:
+            return Outcome.QUARANTINED, (*found, refused(frame, bad))
+        return Outcome.SHIPPED if found else Outcome.STATE, tuple(found)
 
 
 def listed(frame: Frame) -> Iterator[Listed]:
@@ -144,3 +179,41 @@ def _raw(market: Any) -> str:  # noqa: ANN401  # any JSON value
         return orjson.dumps(market, default=lambda value: orjson.Fragment(str(value))).decode()
     except TypeError as exc:
         raise BadMessageError("schema", f"a market that cannot be written as JSON: {exc}") from None
+
+
+def _described(row: MarketState) -> tuple[Any, ...]:
+    """Return what makes a new row of `market_data`, in the order of columns of `kalshi_states`."""
+    return (
+        row.event_ticker,
+        row.title,
+        row.subtitle,
+        row.status,
+        row.strike_type,
+        row.floor_strike,
+        row.cap_strike,
+        row.open_time,
+        row.close_time,
+        row.expected_expiration_time,
+        row.settlement_time,
+        row.result,
+        row.expiration_value,
+    )
+
+
+def _quoted(row: MarketEvent) -> tuple[Any, ...]:
+    """Return what makes a new `rest_quote`, in the order of columns of `kalshi_quotes`."""
+    return (
+        row.yes_bid,
+        row.yes_bid_size,
+        row.yes_ask,
+        row.yes_ask_size,
+        row.last_price,
+        row.volume,
+        row.open_interest,
+    )
+
+
+def _odd(entry: Refused) -> tuple[str, str]:
+    """Return what an odd market is known by (its place, where it has no name) and all that it says."""
+    place, market = entry.listed
+    return str(market.get("ticker", place)) if isinstance(market, dict) else str(place), repr(market)

@@ -1,4 +1,4 @@
-"""What a feed's parser remembers: outages of the line, holes in a numbering, and what must not be stored twice.
+"""What a feed's parser remembers: holes in a numbering, and what must not be stored twice.
 
 Everything here is decided from frames alone, so the same frames declare the same gaps.
 """
@@ -9,70 +9,14 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import orjson
-
 from recio_ingest.errors import BadMessageError
-from recio_ingest.records import Frame, Gap, Kind, Micros
+from recio_ingest.records import Frame, Gap
 
 # Each range still missing is two numbers in the offset row of every commit. A venue that leaves more than this many at
 # once has renumbered; the oldest are then final: declared as they are, and late arrivals go to the quarantine.
 MAX_RANGES = 200
 # A broken venue must not grow the state without end; a connection has a handful.
 MAX_SUBSCRIPTIONS = 1000
-
-
-class Outage:
-    """Whether a feed's line is up; opens a gap when it goes down and closes it at the first message after."""
-
-    def __init__(self, feed: str, state: Mapping[str, Any]) -> None:
-        self._feed = feed
-        self._up: bool = state.get("up", False)
-        self.last_ns: int | None = state.get("last_ns")
-        self.open: list[Any] | None = state.get("open")  # frame_no, cause, from_ns
-
-    def state(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        return {"up": self._up, "last_ns": self.last_ns, "open": self.open}
-
-    def mark(self, frame: Frame) -> tuple[Gap, ...]:
-        """Take a control mark in; return the gap that it opens, if it does."""
-        gaps: tuple[Gap, ...] = ()
-        if frame.kind in (Kind.DISCONNECTED, Kind.PAUSED):
-            gaps = self._begin(frame, str(orjson.loads(frame.data).get("cause", "unknown")))
-            self._up = frame.kind == Kind.PAUSED
-        elif frame.kind == Kind.CONNECTED:
-            # Up already, and connecting again: the mark of the end was never written. The daemon was killed.
-            gaps = self._begin(frame, "restart") if self._up else ()
-            self._up = True
-        return gaps
-
-    def seen(self, recv_ns: int, venue_time: Micros | None) -> None:
-        """Take a message in: up to here, the feed is complete.
-
-        What waited in a buffer, while the spool or the whole process stood still, was sent earlier than it arrived: the
-        older of the two times counts, so that the gap that follows is never declared too late.
-        """
-        upto_ns = recv_ns if venue_time is None else min(recv_ns, venue_time * 1000)
-        if self.last_ns is None or upto_ns > self.last_ns:
-            self.last_ns = upto_ns
-
-    def close(self, frame: Frame) -> tuple[Gap, ...]:
-        """Return the gap that this message ends (only where one is open)."""
-        gap = self._gap(to_ns=frame.recv_ns)
-        self.open = None
-        return (gap,)
-
-    def _begin(self, frame: Frame, cause: str) -> tuple[Gap, ...]:
-        if self.open is not None or self.last_ns is None:
-            return ()  # one outage, however many attempts; and before the first message nothing was missed
-        self.open = [frame.frame_no, cause, self.last_ns]
-        return (self._gap(to_ns=None),)
-
-    def _gap(self, to_ns: int | None) -> Gap:
-        assert self.open is not None
-        frame_no, cause, from_ns = self.open
-        to_time = None if to_ns is None else to_ns // 1000
-        return Gap(frame_no, 0, self._feed, "*", "connection", cause, from_ns // 1000, to_time)
 
 
 class TradeIds:
@@ -195,9 +139,9 @@ class Sequences:
         """Tell whether the channel has a subscription."""
         return any(kept[0] == channel for kept in self._held.values())
 
-    def end(self, sid: int) -> None:
-        """Forget one subscription."""
-        self._held.pop(sid, None)
+    def end(self, sid: int) -> str:
+        """Forget one subscription; return its channel, "" where there is none."""
+        return str(self._held.pop(sid, ("",))[0])
 
     def forget(self) -> None:
         """Forget them all: another connection numbers its subscriptions anew."""
