@@ -219,6 +219,7 @@ class KalshiSession:
         self._answered(channel)
         if todo is Remedy.AGAIN:
             channel.sid, channel.held = None, frozenset()
+            channel.full, channel.most = False, COMMAND_MARKETS
             if channel.name == TICKER:
                 self._markets.quoted = False
         # Not set back by a confirmation: a venue that confirms and then takes it away again is not to be hammered.
