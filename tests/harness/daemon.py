@@ -8,6 +8,7 @@ import json
 import os
 import re
 import socket
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -51,15 +52,15 @@ class Daemon:
         self,
         folder: Path,
         dsn: str,
-        venue: OracleVenue | None,
+        venue: OracleVenue | None = None,
         *,
-        kalshi: KalshiOracle | None = None,
+        kalshi: KalshiOracle | Mapping[str, Any] | None = None,
         cpu: int | None = None,
         **settings: dict[str, Any],
     ) -> None:
         """Take more settings as `section={"key": value}`; pin the process to one CPU if `cpu` says which.
 
-        A venue that is not given is off.
+        A venue that is not given is off. Kalshi may be given as the keys of its section.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.state_dir, self.cpu = folder, folder / "state", cpu
@@ -67,7 +68,7 @@ class Daemon:
         self.settings: dict[str, dict[str, Any]] = {
             "database": {"dsn": dsn},
             "feeds.coinbase": {"enabled": False},
-            "feeds.kalshi": {"enabled": False} if kalshi is None else kalshi.section,
+            "feeds.kalshi": {"enabled": False},
             "http": {"port": self.port},
             "log": {"format": "json"},
         }
@@ -77,6 +78,8 @@ class Daemon:
                 "rest_url": venue.rest_url,
                 "products": list(venue.products),
             }
+        if kalshi is not None:
+            self.settings["feeds.kalshi"] = dict(kalshi) if isinstance(kalshi, Mapping) else kalshi.section
         for section, keys in settings.items():
             self.settings.setdefault(section, {}).update(keys)
         self._process: Process | None = None
