@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt."""
+"""How long to wait: before the next attempt, and so that nobody takes more than a share."""
 
 from __future__ import annotations
 
@@ -38,3 +38,19 @@ class Waits:
     def reset(self) -> None:
         """Begin anew: the last attempt was a good one."""
         self._limits_s, self._delays = self._usual_s, delays(*self._usual_s)
+
+
+class Pace:
+    """Lets `per_s` through, and `burst` at once; 0 sets no limit."""
+
+    def __init__(self, per_s: float, burst: float) -> None:
+        self._per_s, self._burst = per_s, burst
+        self._left, self._counted_s = burst, float("-inf")
+
+    def wait_s(self, count: int, now_s: float) -> float:
+        """Return how long to wait after so many more, by a clock that only runs forward."""
+        if not self._per_s:
+            return 0.0
+        self._left = min(self._burst, self._left + (now_s - self._counted_s) * self._per_s) - count
+        self._counted_s = now_s
+        return max(0.0, -self._left / self._per_s)

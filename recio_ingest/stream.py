@@ -13,7 +13,7 @@ import structlog
 from websockets.asyncio.client import ClientConnection, connect
 
 from recio_ingest import metrics
-from recio_ingest.backoff import Waits
+from recio_ingest.backoff import Pace, Waits
 from recio_ingest.credentials import read_key
 from recio_ingest.endings import Ending, explain
 from recio_ingest.feeds import Conversation, Feed
@@ -39,6 +39,8 @@ HEALTHY_S = 10.0
 TALK_EVERY_S = 0.5
 # `recv` hands out queued messages without giving the loop a turn; after this many it gets one.
 YIELD_EVERY = 200
+# Where a share is set: what may come at once before it is kept.
+BURST_FRAMES = 1000
 SECOND_NS = 1_000_000_000
 # A socket that waits for one commit may find on the way that the spool's limit is reached: it looks this often.
 LIMIT_CHECK_S = 0.1
@@ -62,8 +64,11 @@ class FeedStatus:
 class Stream:
     """Connects, subscribes, appends every message to the spool; connects again."""
 
-    def __init__(self, feed: Feed, spool: Spool, now_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self, feed: Feed, spool: Spool, now_ns: Callable[[], int] = time.time_ns, most_per_s: float = 0.0
+    ) -> None:
         self.feed = feed
+        self._pace = Pace(most_per_s, BURST_FRAMES)
         self.status = FeedStatus()
         self._spool = spool
         self._now_ns = now_ns
@@ -196,7 +201,7 @@ class Stream:
                         await self._pause()
                         limit.reschedule(clock() + self.feed.idle_timeout_s)
                     elif count % YIELD_EVERY == 0:
-                        await asyncio.sleep(0)
+                        await asyncio.sleep(self._pace.wait_s(YIELD_EVERY, clock()))
         finally:
             self._count(count)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from itertools import islice
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recio_ingest.backoff import Waits, delays
+from recio_ingest.backoff import Pace, Waits, delays
 
 
 @given(st.floats(0.01, 10), st.floats(10, 1000))
@@ -47,3 +48,17 @@ def test_a_good_attempt_begins_anew() -> None:
 def test_never_shorter_than_asked(asked_s: float) -> None:
     """The wait is at least what the venue asked for, and at least our own."""
     assert Waits((1.0, 8.0)).next_s("reset", asked_s) >= max(asked_s, 0.5)
+
+
+def test_a_share_is_kept() -> None:
+    """Some may come at once; what is over the rate waits until it is within it, and a pause is not saved up."""
+    pace = Pace(1000, burst=500)
+    assert [pace.wait_s(200, 0.0) for _ in range(4)] == [0.0, 0.0, 0.1, pytest.approx(0.3)]
+    assert pace.wait_s(200, 0.5) == 0.0
+    assert [pace.wait_s(400, 1000.0), pace.wait_s(400, 1000.0)] == [0.0, pytest.approx(0.3)]
+
+
+def test_no_share_is_no_limit() -> None:
+    """A feed that is alone takes what comes."""
+    pace = Pace(0, burst=500)
+    assert [pace.wait_s(10**9, 0.0) for _ in range(3)] == [0.0] * 3
