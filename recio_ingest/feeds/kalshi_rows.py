@@ -30,7 +30,8 @@ def ticker(frame: Frame, message: Object) -> MarketEvent:
     """Return the row of a `ticker`."""
     body = fields.body(message)
     moment = fields.millis(body, "ts_ms", frame)
-    bid, ask, last = (fields.price(body, f"{name}_dollars") for name in ("yes_bid", "yes_ask", "price"))
+    bid, ask = fields.price(body, "yes_bid_dollars"), fields.price(body, "yes_ask_dollars")
+    last = fields.price(body, "price_dollars")
     if bid is ask is last is None:
         raise BadMessageError("schema", "a ticker without any price in dollars")
     bid_size, ask_size = fields.decimal(body, "yes_bid_size_fp"), fields.decimal(body, "yes_ask_size_fp")
