@@ -18,8 +18,11 @@ _KEY_BYTES = 65_536
 
 def read_key(name: str) -> bytes:
     """Return a private key's file. Raises ConfigError where there is none, or where anybody could read or change it."""
-    path = Path(name).expanduser()
+    hint = "name the PEM file that belongs to the key's id, readable by the daemon's account"
     try:
+        path = Path(name).expanduser()
+        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer, with the whole daemon
+            raise ConfigError(f"the key file {path} is not a file", hint=hint)
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             if mode & _TOO_OPEN:
@@ -29,10 +32,9 @@ def read_key(name: str) -> bytes:
                 )
             return file.read(_KEY_BYTES)
     except OSError as exc:
-        raise ConfigError(
-            f"the key file {path} cannot be read: {exc.strerror}",
-            hint="name the PEM file that belongs to the key's id, readable by the daemon's account",
-        ) from exc
+        raise ConfigError(f"the key file {path} cannot be read: {exc.strerror}", hint=hint) from exc
+    except (ValueError, RuntimeError) as exc:  # a NUL in the name; a home of nobody
+        raise ConfigError(f"the key file {name!r} cannot be read: {exc}", hint=hint) from exc
 
 
 def offer_password_file(environ: MutableMapping[str, str]) -> None:

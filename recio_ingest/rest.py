@@ -20,16 +20,20 @@ TIMEOUT_S = 15.0
 CONNECT_WITHIN_S = 5.0
 # A page of 200 markets has 300 kB.
 MAX_ANSWER_BYTES = 8 * 2**20
-OK, BUSY = 200, 429
+OK, BUSY, SERVER_ERROR = 200, 429, 500
 
 
 class RestError(RecioError):
-    """A question was not answered; `cause` is one of a fixed set of words (a metric label)."""
+    """A question was not answered; `cause` is one of a fixed set of words (a metric label).
 
-    def __init__(self, cause: str, message: str, wait_s: float = 0.0) -> None:
+    `alone` says that it may be about this question only, and nothing about the venue.
+    """
+
+    def __init__(self, cause: str, message: str, wait_s: float = 0.0, *, alone: bool = False) -> None:
         super().__init__(message)
         self.cause = cause
         self.wait_s = wait_s
+        self.alone = alone
 
 
 class Rest:
@@ -44,13 +48,13 @@ class Rest:
     async def get(self, request: Request) -> bytes:
         """Return the body of an answer. Raises RestError."""
         await self._bucket.take()
-        outcome = "ok"
+        outcome = "bug"
         try:
             async with self._session.get(self._url + request.path, params=dict(request.query)) as answer:
                 note_clock(self._feed, answer.headers)
                 if answer.status != OK:
                     raise _refused(answer.status, answer.headers)
-                return await _body(answer.content)
+                body = await _body(answer.content)
         except TimeoutError:
             outcome = "timeout"
             raise RestError(outcome, f"no answer within {TIMEOUT_S:.0f} s") from None
@@ -60,6 +64,12 @@ class Rest:
         except RestError as exc:
             outcome = exc.cause
             raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        else:
+            outcome = "ok"
+            return body
         finally:
             metrics.REST_REQUESTS.labels(self._feed, outcome).inc()
 
@@ -92,7 +102,8 @@ async def asking(feed: str, url: str) -> AsyncIterator[Rest]:
     """Yield a client; proxies of the environment are not used."""
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S, connect=CONNECT_WITHIN_S)
     headers = {"User-Agent": "recio-ingest", "Accept": "application/json"}
-    async with aiohttp.ClientSession(timeout=timeout, headers=headers, trust_env=False) as session:
+    jar = aiohttp.DummyCookieJar()  # a venue's cookies are of no use, and there could be any number of them
+    async with aiohttp.ClientSession(timeout=timeout, headers=headers, trust_env=False, cookie_jar=jar) as session:
         yield Rest(feed, url, session)
 
 
@@ -103,11 +114,11 @@ async def _body(content: aiohttp.StreamReader) -> bytes:
         parts.append(part)
         size_bytes += len(part)
         if size_bytes > MAX_ANSWER_BYTES:
-            raise RestError("oversize", f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+            raise RestError("oversize", f"an answer of more than {MAX_ANSWER_BYTES} bytes", alone=True)
     return b"".join(parts)
 
 
 def _refused(status: int, headers: Mapping[str, str]) -> RestError:
     if status == BUSY:
         return RestError("rate_limited", "429: asked too often", wait_asked_s(headers))
-    return RestError("refused", f"answered with {status}", wait_asked_s(headers))
+    return RestError("refused", f"answered with {status}", wait_asked_s(headers), alone=status < SERVER_ERROR)

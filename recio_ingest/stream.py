@@ -79,7 +79,10 @@ class Stream:
             self.status.confirmed_s = 0.0
             try:
                 await self._hold()
-            except Exception as exc:  # noqa: BLE001  # whatever one attempt runs into, there is a next one
+            except Exception as exc:  # whatever one attempt runs into, there is a next one
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():  # a task group forgets this where one of its tasks failed
+                    raise asyncio.CancelledError from exc
                 ending = explain(exc, self.feed.advise)
             metrics.RECONNECTS.labels(self.feed.name, ending.cause).inc()
             if self.status.confirmed_s and time.monotonic() - self.status.confirmed_s > HEALTHY_S:

@@ -7,7 +7,7 @@ from itertools import islice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recio_ingest.backoff import delays
+from recio_ingest.backoff import Waits, delays
 
 
 @given(st.floats(0.01, 10), st.floats(10, 1000))
@@ -21,3 +21,29 @@ def test_each_delay_is_bounded(first_s: float, cap_s: float) -> None:
 def test_clients_do_not_come_back_in_step() -> None:
     """Two clients that lost the same server at once wait different times."""
     assert list(islice(delays(1, 30), 10)) != list(islice(delays(1, 30), 10))
+
+
+def test_each_cause_has_its_own_waits() -> None:
+    """A refused key begins at half a minute, whatever the waits before it were; another cause begins anew."""
+    waits = Waits((1.0, 8.0))
+    assert [0.5 * 2**n <= waits.next_s("reset") <= 2**n for n in range(4)] == [True] * 4
+    assert 15 <= waits.next_s("unauthorised") <= 30
+    assert 30 <= waits.next_s("key") <= 60
+    assert 2.5 <= waits.next_s("rate_limited") <= 5
+    assert 0.5 <= waits.next_s("reset") <= 1
+
+
+def test_a_good_attempt_begins_anew() -> None:
+    """After a reset the first wait is the shortest again, also for a cause with waits of its own."""
+    waits = Waits((1.0, 8.0))
+    for cause, first_s in (("reset", 1.0), ("rate_limited", 5.0)):
+        for _ in range(5):
+            waits.next_s(cause)
+        waits.reset()
+        assert waits.next_s(cause) <= first_s
+
+
+@given(st.floats(0, 3600))
+def test_never_shorter_than_asked(asked_s: float) -> None:
+    """The wait is at least what the venue asked for, and at least our own."""
+    assert Waits((1.0, 8.0)).next_s("reset", asked_s) >= max(asked_s, 0.5)

@@ -223,6 +223,18 @@ def test_an_odd_market_among_others(odd: object, reason: str) -> None:
     assert (row.row_no, quoted.row_no) == (2, 3)
 
 
+def test_odd_markets_are_remembered_by_little() -> None:
+    """An odd market of any length is known again, and only when it is the same; what is kept of it is short."""
+    parser = KalshiParser({})
+
+    def outcome(number: int, title: object) -> Outcome:
+        return parser.decode(sent(number, {"markets": [market(ticker=["x" * 1000], title=title)]})).outcome
+
+    told = [outcome(number, ["y" * 100_000 + str(number // 2)]) for number in range(4)]
+    assert told == [Outcome.QUARANTINED, Outcome.STATE] * 2
+    assert len(repr(parser._answers._refused._values)) < 300
+
+
 def test_only_changes_of_a_market_are_rows() -> None:
     """A description that came before gives no row, nor does a quote; each that changes gives one."""
     parser = KalshiParser({})

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from email.utils import formatdate
+from itertools import count, cycle
 from pathlib import Path
 
 import orjson
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from harness.kalshi_client import ED, simulated
+from harness.waiting import until
 from structlog.testing import capture_logs
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from recio_ingest import stream
-from recio_ingest.feeds import coinbase
-from recio_ingest.feeds.coinbase_session import CHANNELS
+from recio_ingest import backoff, stream
+from recio_ingest.errors import RefusedError
+from recio_ingest.feeds import Feed, Notice, coinbase, kalshi_feed
+from recio_ingest.feeds.coinbase_session import CHANNELS, CoinbaseSession
 from recio_ingest.records import Frame, Kind
-from recio_ingest.settings import Coinbase
+from recio_ingest.settings import Coinbase, Kalshi
 from recio_ingest.spool import Spool
 from recio_ingest.stream import Stream
 
@@ -32,10 +39,11 @@ ACK = {
 
 
 @asynccontextmanager
-async def recording(tmp_path: Path, url: str) -> AsyncIterator[tuple[Stream, Spool]]:
+async def recording(tmp_path: Path, url: str, feed: Feed | None = None) -> AsyncIterator[tuple[Stream, Spool]]:
     """A stream that records into a spool, until left."""
-    with Spool(tmp_path / "spool", ["coinbase"], sync_interval_s=0) as spool:
-        reader = Stream(coinbase.feed(Coinbase(url=url)), spool)
+    feed = feed or coinbase.feed(Coinbase(url=url))
+    with Spool(tmp_path / "spool", [feed.name], sync_interval_s=0) as spool:
+        reader = Stream(feed, spool)
         async with asyncio.TaskGroup() as group:
             spooling = group.create_task(spool.run())
             reading = group.create_task(reader.run())
@@ -160,7 +168,7 @@ async def test_silence_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 async def test_kicked_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A venue that accepts, confirms and hangs up is not hammered: the waits grow, as nothing good has come."""
-    monkeypatch.setattr(stream, "WAITS_S", (0.1, 30.0))
+    monkeypatch.setattr(stream, "WAITS_S", (0.06, 30.0))
     connections: list[float] = []
 
     async def handler(connection: ServerConnection) -> None:
@@ -168,10 +176,10 @@ async def test_kicked_again_and_again(tmp_path: Path, monkeypatch: pytest.Monkey
         await welcome(connection)
 
     async with venue(handler) as url, recording(tmp_path, url):
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(1.5)
 
     assert 3 <= len(connections) <= 7
-    assert connections[2] - connections[1] > connections[1] - connections[0] > 0.05
+    assert connections[2] - connections[1] > connections[1] - connections[0] > 0.03
 
 
 async def test_too_large_message(tmp_path: Path) -> None:
@@ -241,3 +249,257 @@ async def test_full_spool_pauses_the_socket(tmp_path: Path) -> None:
     kinds = [frame.kind for frame in frames]
     assert sum(frame.data[:1] == b"x" for frame in frames) == 64
     assert kinds.count(Kind.PAUSED) == kinds.count(Kind.RESUMED) >= 1
+
+
+def key_file(folder: Path) -> Path:
+    """The file of a key that the simulated venue knows as `ed`."""
+    path = folder / "key.pem"
+    path.write_bytes(ED.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    path.chmod(0o600)
+    return path
+
+
+def signing(folder: Path, url: str) -> Feed:
+    """A feed whose handshakes are signed."""
+    return kalshi_feed.feed(Kalshi(url=url, key_id="ed", key_file=str(key_file(folder))))
+
+
+@contextlib.contextmanager
+def stamps(
+    dates: Iterator[float], status: int = 401, body: str = "{}"
+) -> Iterator[tuple[list[float], dict[str, object]]]:
+    """Options of a venue that refuses every handshake and tells these times; how far ahead each stamp was."""
+    ahead_s: list[float] = []
+
+    def refuse(connection: ServerConnection, request: Request) -> Response:
+        ahead_s.append(int(request.headers["KALSHI-ACCESS-TIMESTAMP"]) / 1000 - time.time())
+        return connection.respond(status, body)
+
+    def date(_: ServerConnection, __: Request, response: Response) -> None:
+        del response.headers["Date"]
+        response.headers["Date"] = formatdate(time.time() + next(dates), usegmt=True)
+
+    yield ahead_s, {"process_request": refuse, "process_response": date}
+
+
+async def idle(connection: ServerConnection) -> None:
+    """Say nothing."""
+    await connection.wait_closed()
+
+
+@pytest.mark.parametrize("off_s", [-86_400, -60, 60, 86_400])
+async def test_a_clock_that_is_off_is_corrected_once(tmp_path: Path, off_s: int) -> None:
+    """A refusal that tells another time leads to one attempt at once with that time, and then to a long wait."""
+    with stamps(cycle([off_s])) as (ahead_s, options), capture_logs() as lines:
+        async with venue(idle, **options) as url, recording(tmp_path, url, signing(tmp_path, url)):
+            await asyncio.sleep(0.25)
+
+    assert len(ahead_s) == 2
+    assert abs(ahead_s[0]) < 1
+    assert abs(ahead_s[1] - off_s) < 2
+    off, refused = lines
+    assert (off["event"], refused["event"], refused["cause"]) == ("feed.clock_off", "feed.disconnected", "unauthorised")
+    assert abs(off["off_s"] + off_s) < 2
+    assert refused["next_attempt_s"] >= 15
+
+
+async def test_a_clock_that_is_right_is_not_corrected(tmp_path: Path) -> None:
+    """A refusal at the right time is about the key: one attempt, one line with advice, and a long wait."""
+    body = '{"error":{"code":"authentication_error","message":"NOT_FOUND"}}'
+    with stamps(cycle([0]), body=body) as (ahead_s, options), capture_logs() as lines:
+        async with venue(idle, **options) as url, recording(tmp_path, url, signing(tmp_path, url)):
+            await asyncio.sleep(0.25)
+
+    assert len(ahead_s) == 1
+    (line,) = lines
+    assert "does not know" in line["hint"]
+    assert "NOT_FOUND" in line["error"]
+
+
+async def test_a_clock_that_jumps_about_is_no_hot_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A venue that tells another time with every refusal is asked twice for each wait, and the waits grow."""
+    monkeypatch.setattr(backoff, "_BY_CAUSE_S", {"unauthorised": (0.1, 300.0)})
+    with stamps(float(n * 1000) for n in count(1)) as (ahead_s, options), capture_logs() as lines:
+        async with venue(idle, **options) as url, recording(tmp_path, url, signing(tmp_path, url)):
+            await asyncio.sleep(0.8)
+
+    assert 4 <= len(ahead_s) <= 8
+    assert [line["event"] for line in lines].count("feed.disconnected") == 1
+    assert [line["event"] for line in lines].count("feed.clock_off") <= 4
+
+
+async def test_a_limit_is_not_a_clock(tmp_path: Path) -> None:
+    """A refusal that is not about the key leads to no second attempt, whatever time it tells."""
+    with stamps(cycle([86_400]), status=429) as (ahead_s, options), capture_logs() as lines:
+        async with venue(idle, **options) as url, recording(tmp_path, url, signing(tmp_path, url)):
+            await asyncio.sleep(0.25)
+
+    assert len(ahead_s) == 1
+    assert [(line["event"], line["cause"]) for line in lines] == [("feed.disconnected", "rate_limited")]
+
+
+@pytest.mark.parametrize("body", ["[" * 400 + "]" * 400, "", "\0\x7f"], ids=len)
+async def test_any_refusal_can_be_survived(tmp_path: Path, body: str) -> None:
+    """Headers that stand there twice, and a body that nobody can read, end the attempt and never the daemon."""
+
+    def refuse(connection: ServerConnection, _: Request) -> Response:
+        response = connection.respond(401, body)
+        for _again in range(2):
+            response.headers["Date"] = "x"
+            response.headers["Retry-After"] = "nan"
+        return response
+
+    with capture_logs() as lines:
+        async with (
+            venue(idle, process_request=refuse) as url,
+            recording(tmp_path, url, signing(tmp_path, url)) as (reader, _),
+        ):
+            await until(lambda: asyncio.sleep(0, lines), within_s=5, what="the line")
+            assert reader.status.cause == "unauthorised"
+    assert [line["event"] for line in lines] == ["feed.disconnected"]
+
+
+async def test_dates_that_stand_there_twice(tmp_path: Path) -> None:
+    """A venue that lets in with two Dates is recorded like any other."""
+
+    def twice(_: ServerConnection, __: Request, response: Response) -> None:
+        response.headers["Date"] = "x"
+        response.headers["Date"] = "y"
+
+    async def handler(connection: ServerConnection) -> None:
+        await welcome(connection)
+        await connection.wait_closed()
+
+    async with venue(handler, process_response=twice) as url, recording(tmp_path, url) as (reader, _):
+        await until(lambda: asyncio.sleep(0, reader.status.connected), within_s=5, what="the connection")
+
+
+async def test_the_simulated_venue_lets_in_by_its_own_time(tmp_path: Path) -> None:
+    """Where this machine's clock is a minute behind the venue's, the second attempt is signed as the venue wants it."""
+    async with simulated() as kalshi:
+        kalshi.clock_offset_s = 60.0
+        with capture_logs() as lines:
+            async with recording(tmp_path, kalshi.url, signing(tmp_path, kalshi.url)) as (_, spool):
+                (mark,) = await recorded(spool, 1)
+    assert mark.kind == Kind.CONNECTED
+    assert [line["event"] for line in lines][:1] == ["feed.clock_off"]
+
+
+async def test_the_key_is_read_and_used_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt has its own signature; a key that is open to others, or gone, is not used until it is mended."""
+    monkeypatch.setattr(backoff, "_BY_CAUSE_S", {})
+    monkeypatch.setattr(stream, "WAITS_S", (0.02, 0.05))
+    signatures: list[str] = []
+
+    async def handler(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        signatures.append(connection.request.headers["KALSHI-ACCESS-SIGNATURE"])
+
+    path = tmp_path / "key.pem"
+
+    async def spoil(reader: Stream, cause: str) -> None:
+        await until(lambda: asyncio.sleep(0, reader.status.cause == cause), within_s=5, what=cause)
+        known = len(signatures)
+        await asyncio.sleep(0.2)
+        assert len(signatures) == known
+
+    async def more() -> None:
+        known = len(signatures)
+        await until(lambda: asyncio.sleep(0, len(signatures) > known + 1), within_s=5, what="other attempts")
+
+    with capture_logs() as lines:
+        async with venue(handler) as url, recording(tmp_path, url, signing(tmp_path, url)) as (reader, _):
+            await more()
+            path.chmod(0o644)
+            await spoil(reader, "key")
+            path.chmod(0o600)
+            await more()
+            path.unlink()
+            await spoil(reader, "key")
+            key_file(tmp_path)
+            await more()
+
+    assert len(set(signatures)) == len(signatures) > 5
+    told = [line for line in lines if line["cause"] == "key"]
+    assert [("open to others" in line["error"], "cannot be read" in line["error"]) for line in told] == [
+        (True, False),
+        (False, True),
+    ]
+    assert f"chmod 600 {path}" in told[0]["hint"]
+    words = "".join(map(repr, lines))
+    assert not any(signature in words for signature in signatures)
+    assert "PRIVATE" not in words
+
+
+class Stubborn(CoinbaseSession):
+    """One that gives up when it hears a word, or when it is to speak again."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(["BTC-USD"])
+        self.ended = 0
+        self._where, self._said = where, 0
+
+    def say(self, now_s: float) -> Sequence[bytes]:
+        """Give up the second time."""
+        self._said += 1
+        if self._where == "say" and self._said > 1:
+            raise RefusedError("no use")
+        return super().say(now_s)
+
+    def hear(self, data: bytes, now_s: float) -> Sequence[Notice]:
+        """Give up at once."""
+        if self._where == "hear":
+            raise RefusedError("no use")
+        if self._where == "bug":
+            raise ZeroDivisionError
+        return super().hear(data, now_s)
+
+    def end(self) -> None:
+        """Count."""
+        self.ended += 1
+
+
+@pytest.mark.parametrize(("where", "cause"), [("say", "refused"), ("hear", "refused"), ("bug", "bug")])
+async def test_a_conversation_that_gives_up(tmp_path: Path, where: str, cause: str) -> None:
+    """Where going on is of no use, the connection is ended with that cause, and another is made."""
+    conversations: list[Stubborn] = []
+
+    def converse() -> Stubborn:
+        conversations.append(Stubborn(where))
+        return conversations[-1]
+
+    async def handler(connection: ServerConnection) -> None:
+        await welcome(connection)
+        await connection.wait_closed()
+
+    with capture_logs() as lines:
+        async with venue(handler) as url:
+            feed = dataclasses.replace(coinbase.feed(Coinbase(url=url)), converse=converse)
+            async with recording(tmp_path, url, feed) as (_, spool):
+                frames = await recorded(spool, 6)
+
+    marks = [frame for frame in frames if frame.kind != Kind.DATA]
+    assert [mark.kind for mark in marks[:3]] == [Kind.CONNECTED, Kind.DISCONNECTED, Kind.CONNECTED]
+    assert orjson.loads(marks[1].data) == {"cause": cause}
+    assert [each.ended for each in conversations] == [1] * len(conversations)
+    assert [line["cause"] for line in lines if line["event"] == "feed.disconnected"] == [cause]
+
+
+async def test_an_end_that_comes_together_with_a_fault(tmp_path: Path) -> None:
+    """A stream that is ended at the moment in which its connection fails ends, and does not connect again."""
+    running: list[asyncio.Task[None]] = []
+
+    class Last(CoinbaseSession):
+        def say(self, now_s: float) -> Sequence[bytes]:
+            del now_s
+            running[0].cancel()
+            raise RefusedError("no use")
+
+    async with venue(idle) as url:
+        feed = dataclasses.replace(coinbase.feed(Coinbase(url=url)), converse=lambda: Last(["BTC-USD"]))
+        with Spool(tmp_path / "spool", ["coinbase"]) as spool:
+            running.append(asyncio.create_task(Stream(feed, spool).run()))
+            done, _ = await asyncio.wait(running, timeout=2)
+            running[0].cancel()
+            await asyncio.wait(running)
+    assert done == set(running)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import orjson
@@ -24,6 +25,7 @@ ROWS = 2
 
 # A day of hourly events has some 5,000 markets.
 MAX_MARKETS = 20_000
+_NAME_AT_MOST = 100
 
 
 class Listed(NamedTuple):
@@ -214,6 +216,10 @@ def _quoted(row: MarketEvent) -> tuple[Any, ...]:
 
 
 def _odd(entry: Refused) -> tuple[str, str]:
-    """Return what an odd market is known by (its place, where it has no name) and all that it says."""
+    """Return what an odd market is known by (its place, where it has no name) and what tells all that it says apart.
+
+    Not what it says itself: it may be of any length, and twenty thousand of them are remembered.
+    """
     place, market = entry.listed
-    return str(market.get("ticker", place)) if isinstance(market, dict) else str(place), repr(market)
+    name = str(market.get("ticker", place)) if isinstance(market, dict) else str(place)
+    return name[:_NAME_AT_MOST], blake2b(repr(market).encode(), digest_size=16).hexdigest()

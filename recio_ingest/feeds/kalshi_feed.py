@@ -76,7 +76,10 @@ def headers(key_id: str, pem: bytes, path: str, now_ms: int) -> Mapping[str, str
     if isinstance(key, Ed25519PrivateKey):
         signature = key.sign(text)
     else:
-        signature = key.sign(text, PSS(mgf=MGF1(SHA256()), salt_length=PSS.DIGEST_LENGTH), SHA256())
+        try:
+            signature = key.sign(text, PSS(mgf=MGF1(SHA256()), salt_length=PSS.DIGEST_LENGTH), SHA256())
+        except ValueError:
+            raise ConfigError("the key in feeds.kalshi.key_file is too short to sign with", hint=_KEY_HINT) from None
     return {
         "KALSHI-ACCESS-KEY": key_id,
         "KALSHI-ACCESS-TIMESTAMP": str(now_ms),
@@ -87,8 +90,9 @@ def headers(key_id: str, pem: bytes, path: str, now_ms: int) -> Mapping[str, str
 def advise(body: bytes) -> str:
     """Return what to do about a refused handshake. Kalshi says why in words that it does not document."""
     try:
-        words = orjson.dumps(orjson.loads(body)).decode().lower()
-    except ValueError:
+        orjson.loads(body)
+        words = body.decode().lower()
+    except ValueError:  # a proxy's page, which may hold any of the words
         words = ""
     return next((advice for word, advice in _ADVICE if word in words), _ADVICE_FOR_ALL)
 

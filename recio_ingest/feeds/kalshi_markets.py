@@ -11,19 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
-import orjson
-
 from recio_ingest.errors import BadMessageError
-from recio_ingest.feeds import Request
+from recio_ingest.feeds import Request, kalshi_questions
 from recio_ingest.feeds import kalshi_fields as fields
+from recio_ingest.feeds.kalshi_questions import Question
 from recio_ingest.records import Micros
 
-# A market's description has 1.5 kB: a page of 200 is decoded in some 10 ms, in which nothing else is.
-PAGE_MARKETS = 200
-# An hour has some 200 markets, a day 5,000; a venue that pages on after this is no longer believed.
-MAX_PAGES = 100
 # With the socket, lifecycle messages tell what changes, and these questions find what they did not tell.
 OPEN_EVERY_S = 60.0
 # Without it, the answers are the quotes; two pages in 5 s are a tenth of what is asked without an account at most.
@@ -36,42 +32,25 @@ AWAITED_FIRST_S, AWAITED_MOST_S = 30.0, 600.0
 HINT_AFTER_S = 2.0
 # Unopened markets are subscribed to by their opening: this hour's next, and the one after it.
 OPENINGS_AHEAD = 2
+# Four days of hourly events; past this the oldest is given up, with all that is known of it.
 MAX_AWAITED = 100
+# A day has some 5,000; a venue that names more than this is not followed further.
+MAX_MARKETS = 20_000
 
 _STATES = frozenset({"initialized", "inactive", "active", "closed", "determined", "disputed", "amended", "finalized"})
+_AHEAD = frozenset({"initialized", "opening", "active", "inactive"})
 _OVER = frozenset({"settled", "finalized"})
-_GONE = frozenset({"active", "inactive", "opening"})
+_CHANGES = frozenset({"created", "activated", "deactivated", "close_date_updated"})
 
 
 @dataclass(slots=True)
 class _Market:
-    """`status` is the venue's word, or ours for what follows from its messages: opening, settled."""
+    """`status` is the venue's word, or ours for what follows from what it says: opening, settled, missing."""
 
     event: str
     series: str
     status: str
     opens: Micros | None
-
-
-@dataclass(slots=True)
-class _Job:
-    """A question, when it was last answered, and whether there is a reason to ask before its time."""
-
-    series: str
-    query: Mapping[str, str]
-    every_s: float
-    answered_s: float | None = None
-    hint_s: float | None = None
-    pages: int = 0
-
-    def due_s(self, every_s: float) -> float:
-        if self.answered_s is None:
-            return self.hint_s or 0.0
-        due_s = self.answered_s + every_s
-        return due_s if self.hint_s is None else min(due_s, self.hint_s)
-
-    def hint(self, at_s: float) -> None:
-        self.hint_s = at_s if self.hint_s is None else min(self.hint_s, at_s)
 
 
 class Markets:
@@ -85,48 +64,58 @@ class Markets:
         self.asked = False
         """Whether it is known which markets are open."""
         self._markets: dict[str, _Market] = {}
-        self._seen: set[str] = set()
-        self._odd = 0
-        self._jobs: dict[str, _Job] = {}
-        for name in self.series:
-            self._jobs[f"open {name}"] = _Job(name, {"series_ticker": name, "status": "open"}, OPEN_EVERY_S)
-            for status, every_s in (("unopened", UNOPENED_EVERY_S), ("closed", CLOSED_EVERY_S)):
-                self._jobs[f"{status} {name}"] = _Job(name, {"series_ticker": name, "status": status}, every_s)
+        self._open = {name: _listing(name, "open", "active", OPEN_EVERY_S) for name in self.series}
+        self._unopened = {name: _listing(name, "unopened", "initialized", UNOPENED_EVERY_S) for name in self.series}
+        self._closed = {name: _listing(name, "closed", "closed", CLOSED_EVERY_S) for name in self.series}
+        self._awaited: dict[str, Question] = {}
+        """By their names, the events that are closed and not settled in all their markets; the oldest first."""
+        self._questions = {
+            "open": self._open,
+            "unopened": self._unopened,
+            "closed": self._closed,
+            "event": self._awaited,
+        }
 
     @property
     def trouble(self) -> str:
         """What the answers lack."""
-        if self._odd:
-            return f"{self._odd} markets of the last answers have an unknown shape; they are in the quarantine"
-        asked = all(job.answered_s is not None for job in self._jobs.values())
+        listings = (*self._open.values(), *self._unopened.values(), *self._closed.values())
+        if lacks := kalshi_questions.trouble(chain(listings, self._awaited.values())):
+            return lacks
+        if any(question.answered_s is None for question in listings):
+            return ""
         known = {market.series for market in self._markets.values()}
-        missing = [name for name in self.series if name not in known] if asked else []
-        return f"no market of {', '.join(missing)} is open or coming; check feeds.kalshi.series" if missing else ""
+        missing = ", ".join(name for name in self.series if name not in known)
+        return f"no market of {missing} is open or coming; check feeds.kalshi.series" if missing else ""
 
     def due(self, now_s: float) -> Request | None:
-        """Return the question that has waited longest for its time, if one has come to it."""
-        about, job = min(self._jobs.items(), key=self._due_s)
-        if self._due_s((about, job)) > now_s:
-            return None
-        self._seen, job.pages = set(), 0
-        return Request("/markets", {**job.query, "limit": str(PAGE_MARKETS)}, about)
+        """Return, of the questions whose time has come, the one that was asked longest ago."""
+        due: Question | None = None
+        about = ""
+        for kind, questions in self._questions.items():
+            quotes = kind == "open" and not self.quoted
+            for name, question in questions.items():
+                every_s = QUOTES_EVERY_S if quotes else question.every_s
+                if question.due_s(every_s) <= now_s and (due is None or question.asked_s < due.asked_s):
+                    due, about = question, f"{kind} {name}"
+        return due.ask(about, now_s) if due is not None else None
 
     def take(self, request: Request, answer: bytes, now_s: float) -> Request | None:
         """Take a page of markets in; return the request for the next."""
-        found, cursor = _read(answer)
-        job = self._jobs.get(request.about)
-        if job is None:
+        found, cursor = kalshi_questions.page(request, answer)
+        kind, _, name = request.about.partition(" ")
+        question = self._questions[kind].get(name)
+        if question is None:
             return None  # an event that was given up between two pages
-        job.pages += 1
-        self._odd = 0 if job.pages == 1 else self._odd
         for market in found:
-            self._note(job, market)
-        if cursor and job.pages < MAX_PAGES:
-            return request._replace(query={**request.query, "cursor": cursor})
-        job.answered_s, job.hint_s = now_s, None
-        self._finish(request.about, job, now_s)
+            self._note(question, market)
+        following = question.next_page(request, cursor, now_s)
+        if following is not None:
+            return following
+        if not question.endless:
+            self._conclude(kind, name, question, now_s)
         self._choose()
-        self.asked = self.asked or all(self._jobs[f"open {name}"].answered_s is not None for name in self.series)
+        self.asked = self.asked or all(each.answered_s is not None for each in self._open.values())
         return None
 
     def in_order(self, tickers: AbstractSet[str]) -> tuple[str, ...]:
@@ -138,9 +127,8 @@ class Markets:
         ticker = fields.name(step, "market_ticker")
         word, market = fields.word(step, "event_type"), self._markets.get(ticker)
         series = ticker.partition("-")[0] if market is None else market.series
-        if market is None or word in {"created", "activated", "deactivated", "close_date_updated"}:
-            about = "unopened" if word == "created" else "open"
-            self._jobs[f"{about} {series}"].hint(now_s + HINT_AFTER_S)
+        if word in _CHANGES and series in self._open:
+            (self._unopened if word == "created" else self._open)[series].hint(now_s + HINT_AFTER_S)
         if market is None:
             return
         # One by one, and not all anew: an hour's markets are settled in one burst, each told several times.
@@ -149,68 +137,90 @@ class Markets:
         elif word == "settled":
             market.status, self.wanted = "settled", self.wanted - {ticker}
         if word in {"determined", "settled"}:
-            self._await(market.event, market.series, now_s + HINT_AFTER_S)
+            self._await({market.event: market.series}, now_s + HINT_AFTER_S)
+
+    def listen(self, now_s: float) -> None:
+        """Take in that lifecycle messages come from now on: what they would have told before has to be asked for."""
+        for listing in (self._open, self._unopened, self._closed):
+            for question in listing.values():
+                if question.answered_s is not None:
+                    question.hint(now_s)
 
     def _is_open(self, ticker: str) -> bool:
         return ticker in self._markets and self._markets[ticker].status == "active"
 
-    def _due_s(self, item: tuple[str, _Job]) -> float:
-        about, job = item
-        quotes = about.startswith("open ") and not self.quoted
-        return job.due_s(QUOTES_EVERY_S if quotes else job.every_s)
-
-    def _note(self, job: _Job, about: Any) -> None:  # noqa: ANN401  # any JSON value
+    def _note(self, question: Question, about: Any) -> None:  # noqa: ANN401  # any JSON value
         """Take one market in; what has another shape is counted, and its neighbours are taken."""
         try:
             ticker, event = fields.name(about, "ticker"), fields.name(about, "event_ticker")
+            question.seen.add(ticker)  # whatever else there is to it, it is listed
             status, opens = fields.word(about, "status"), fields.time(about, "open_time")
         except (BadMessageError, AttributeError):
-            self._odd += 1
+            question.odd += 1
             return
-        if status not in _STATES:
-            self._odd += 1
+        known = self._markets.get(ticker)
+        if question.query.get("event_ticker", event) != event or (known is None and len(self._markets) >= MAX_MARKETS):
+            question.odd += 1
             return
-        self._seen.add(ticker)
-        self._markets[ticker] = _Market(event, job.series, status, opens)
+        if status not in _STATES:  # a new word: what was asked for says how it stands
+            question.odd += 1
+            status = question.status or (known.status if known else status)
+        if known is not None and known.status == "settled" and status != "finalized":
+            status = "settled"  # the message was quicker than this answer
+        self._markets[ticker] = _Market(event, question.series, status, opens)
 
-    def _finish(self, about: str, job: _Job, now_s: float) -> None:
+    def _conclude(self, kind: str, name: str, question: Question, now_s: float) -> None:
         """Draw the conclusions from a whole answer."""
-        kind, _, name = about.partition(" ")
         if kind == "event":
-            self._after_event(about, name, job, now_s)
-        for ticker, market in self._markets.items():
-            if market.series != job.series:
-                continue
-            if kind == "open" and market.status in _GONE and ticker not in self._seen:
-                market.status = "closed"
-                self._await(market.event, market.series, now_s)
-            elif kind == "unopened" and market.status == "initialized" and ticker not in self._seen:
-                market.status = "opening"
-                self._jobs[f"open {market.series}"].hint(now_s)
-            elif kind == "closed" and ticker in self._seen:
-                self._await(market.event, market.series, now_s)
-
-    def _after_event(self, about: str, event: str, job: _Job, now_s: float) -> None:
-        """Forget an event that is over; ask for any other again, more and more rarely."""
-        tickers = [ticker for ticker, market in self._markets.items() if market.event == event]
-        if all(self._markets[ticker].status == "finalized" for ticker in tickers):
-            for ticker in tickers:
-                del self._markets[ticker]
-            del self._jobs[about]
+            self._after_event(name, question)
             return
-        job.answered_s, job.every_s = now_s, min(job.every_s * 2, AWAITED_MOST_S)
+        closed: dict[str, str] = {}
+        for ticker, market in self._markets.items():
+            if market.series != name:
+                continue
+            if ticker in question.seen:
+                if market.status not in _AHEAD and market.event not in self._awaited:
+                    closed[market.event] = name
+            elif kind == "open" and market.status in {"active", "opening"}:
+                market.status = "closed"
+                closed[market.event] = name
+            elif kind == "open" and market.status == "inactive" and market.event not in self._awaited:
+                closed[market.event] = name  # paused, or closed meanwhile: only its event's answer tells
+            elif kind == "unopened" and market.status == "initialized":
+                market.status = "opening"
+                self._open[name].hint(now_s)
+        self._await(closed, now_s)
 
-    def _await(self, event: str, series: str, at_s: float) -> None:
-        """Ask for a whole event until all of it is settled; the oldest go where there are too many."""
-        about = f"event {event}"
-        job = self._jobs.get(about)
-        if job is None:
-            awaited = [name for name in self._jobs if name.startswith("event ")]
-            if len(awaited) >= MAX_AWAITED:
-                del self._jobs[awaited[0]]
-            job = self._jobs[about] = _Job(series, {"event_ticker": event}, AWAITED_FIRST_S)
-            job.answered_s = at_s
-        job.hint(at_s)
+    def _after_event(self, event: str, question: Question) -> None:
+        """Forget an event that is over, or that the venue has forgotten; ask for any other more and more rarely."""
+        over = True
+        for ticker in [ticker for ticker, market in self._markets.items() if market.event == event]:
+            market = self._markets[ticker]
+            if ticker not in question.seen:
+                if market.status in _OVER | {"missing"}:
+                    del self._markets[ticker]
+                    continue
+                if market.status not in _AHEAD - {"inactive"}:
+                    market.status = "missing"  # once may be an accident
+            over = over and market.status == "finalized"
+        if over:
+            self._forget({event})
+        question.every_s = min(question.every_s * 2, AWAITED_MOST_S)
+
+    def _await(self, events: Mapping[str, str], at_s: float) -> None:
+        """Ask for whole events until all of each is settled; the oldest go where there are too many."""
+        for event, series in events.items():
+            if event not in self._awaited:
+                self._awaited[event] = Question(series, {"event_ticker": event}, AWAITED_FIRST_S, answered_s=at_s)
+            self._awaited[event].hint(at_s)
+        if (surplus := len(self._awaited) - MAX_AWAITED) > 0:
+            self._forget(set(list(self._awaited)[:surplus]))
+
+    def _forget(self, events: AbstractSet[str]) -> None:
+        for event in events:
+            self._awaited.pop(event, None)
+        for ticker in [ticker for ticker, market in self._markets.items() if market.event in events]:
+            del self._markets[ticker]
 
     def _choose(self) -> None:
         wanted = {ticker for ticker, market in self._markets.items() if market.status not in _OVER | {"initialized"}}
@@ -229,15 +239,5 @@ class Markets:
         return (ticker for ticker, opens in coming.items() if opens in soon)
 
 
-def _read(answer: bytes) -> tuple[list[Any], str]:
-    """Return the markets and the cursor of a page."""
-    try:
-        page = orjson.loads(answer)
-    except orjson.JSONDecodeError as exc:
-        raise BadMessageError("json", str(exc)) from None
-    if not isinstance(page, dict) or not isinstance(page.get("markets"), list):
-        raise BadMessageError("schema", "markets is not a list")
-    cursor = page.get("cursor")
-    if cursor is not None and not isinstance(cursor, str):
-        raise BadMessageError("schema", "cursor is not text")
-    return page["markets"], cursor or ""
+def _listing(series: str, word: str, status: str, every_s: float) -> Question:
+    return Question(series, {"series_ticker": series, "status": word}, every_s, status)

@@ -14,7 +14,7 @@ from harness.waiting import until
 from structlog.testing import capture_logs
 
 from recio_ingest import backoff, metrics
-from recio_ingest.feeds import kalshi, kalshi_session
+from recio_ingest.feeds import kalshi, kalshi_channels
 from recio_ingest.poll import Poller
 from recio_ingest.settings import Kalshi
 from recio_ingest.spool import Spool
@@ -30,7 +30,7 @@ SOON_S = 0.2
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backoff, "_BY_CAUSE_S", dict.fromkeys(("unauthorised", "key"), (SOON_S, SOON_S)))
-    monkeypatch.setattr(kalshi_session, "STUCK_DELAY_S", SOON_S)
+    monkeypatch.setattr(kalshi_channels, "STUCK_DELAY_S", SOON_S)
 
 
 @asynccontextmanager
