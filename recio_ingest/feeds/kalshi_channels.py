@@ -62,14 +62,14 @@ class Channel:
         if not self.by_market:
             return (SUBSCRIBE, _NONE) if self.sid is None else None
         self.left_out = self.left_out & wanted if now_s < self.left_until_s else _NONE
-        missing = wanted - self.left_out - self.held
-        if missing:
-            return (SUBSCRIBE if self.sid is None else ADD), missing
         # Without any market it is, or becomes, a subscription to all markets of the venue: one stays.
         over = self.held - wanted
         if not self.held & wanted:
             over -= set(sorted(over)[:1])
-        return (DELETE, over) if self.sid is not None and over else None
+        if self.sid is not None and over:  # first, so that a full subscription has room for others
+            return DELETE, over
+        missing = wanted - self.left_out - self.held
+        return (SUBSCRIBE if self.sid is None else ADD, missing) if missing else None
 
     def confirm(self, command: Command, sid: int, listed: frozenset[str] | None, now_s: float) -> None:
         """Take in that a command was obeyed."""

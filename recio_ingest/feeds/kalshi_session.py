@@ -15,7 +15,7 @@ import orjson
 
 from recio_ingest.errors import BadMessageError, RefusedError
 from recio_ingest.feeds import Notice
-from recio_ingest.feeds.kalshi_channels import DELETE, FIRST_DELAY_S, SUBSCRIBE, Channel, Command
+from recio_ingest.feeds.kalshi_channels import COMMAND_MARKETS, DELETE, FIRST_DELAY_S, SUBSCRIBE, Channel, Command
 from recio_ingest.feeds.kalshi_errors import STUCK, Remedy, remedy
 from recio_ingest.feeds.kalshi_markets import Markets
 
@@ -111,7 +111,7 @@ class KalshiSession:
         return not channel.by_market or channel.stuck or not self._markets.asked or bool(self._markets.wanted)
 
     def _write(self, channel: Channel, action: str, markets: frozenset[str], now_s: float) -> bytes:
-        some = self._markets.in_order(markets)[: channel.most]
+        some = self._markets.in_order(markets)[: COMMAND_MARKETS if action == DELETE else channel.most]
         self._last_id = channel.waiting = self._last_id + 1
         self._waiting[self._last_id] = Command(channel, action, some, now_s)
         params: dict[str, Any] = {"market_tickers": some} if some else {}
