@@ -122,6 +122,7 @@ QUARANTINED = _counter("quarantined_total", "Frames or rows put aside; look into
 GAPS = _counter("gaps_total", "Gaps declared; look into ingest.gaps.", "feed", "cause")
 GAP_OPEN = _gauge("gap_open", "1 while the feed is in a gap that has not ended.", "feed")
 CONNECTED = _gauge("feed_connected", "1 while the feed's subscription is confirmed.", "feed")
+INCOMPLETE = _gauge("feed_incomplete", "1 while a channel of a connected feed is not confirmed; see --status.", "feed")
 RECONNECTS = _counter("reconnects_total", "Connections that ended, by why.", "feed", "cause")
 CLOCK_SKEW = _gauge("clock_skew_seconds", "This machine's clock minus the venue's; mend it past a second.", "feed")
 REST_REQUESTS = _counter(

@@ -44,7 +44,10 @@ def _table(status: dict[str, Any]) -> Table:
     table.add_column("state")
     table.add_column("figures", justify="right")
     for name, feed in status["feeds"].items():
-        state = "[green]connected[/green]" if feed["connected"] else f"[red]{escape(feed['cause'] or 'down')}[/red]"
+        lacks = f", without {escape(feed['cause'])}" if feed["cause"] else ""
+        state = (
+            f"[green]connected[/green]{lacks}" if feed["connected"] else f"[red]{escape(feed['cause'] or 'down')}[/red]"
+        )
         lag = "-" if feed["lag_s"] is None else f"lag {feed['lag_s']:.3f} s"
         table.add_row(f"feed {name}", state, f"{lag}, {feed['received']:,} received")
         if feed.get("rest", "ok") != "ok":

@@ -127,6 +127,7 @@ class Stream:
             finally:
                 conversation.end()
                 self._unsettle()
+                metrics.INCOMPLETE.labels(self.feed.name).set(0)  # nothing of it is connected
                 self._mark(Kind.DISCONNECTED, {"cause": cause})
 
     def _signed(self) -> Mapping[str, str]:
@@ -164,13 +165,13 @@ class Stream:
 
     def _settle(self, conversation: Conversation) -> None:
         """Note whether all is confirmed; one line per change."""
+        self.status.cause = conversation.trouble
+        metrics.INCOMPLETE.labels(self.feed.name).set(bool(conversation.trouble))
         if not conversation.ready:
             self._unsettle()
-            self.status.cause = conversation.trouble
         elif not self.status.connected:
             log.info("feed.connected", feed=self.feed.name, **self.feed.describe)
-            self._trouble = ""
-            self.status.connected, self.status.cause = True, ""
+            self._trouble, self.status.connected = "", True
             self.status.confirmed_s = self.status.confirmed_s or time.monotonic()
             metrics.CONNECTED.labels(self.feed.name).set(1)
 

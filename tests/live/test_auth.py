@@ -123,6 +123,9 @@ async def test_no_right_to_the_index(database: str, tmp_path: Path) -> None:
         facts = (line["event"], line["level"], line["channel"], line["code"])
         assert facts == ("channel.refused", "warning", "cfbenchmarks_value", 9)
         assert line["hint"].startswith("give the key at feeds.kalshi.key_id the right to this channel")
+        assert await _figure(daemon, "feed_incomplete") == 1
+        feed = (await daemon.status())["feeds"]["kalshi"]
+        assert (feed["connected"], feed["cause"]) == (True, "cfbenchmarks_value: Authentication required (code 9)")
         assert venue.knocks("ed") == 1
         assert await rows(database, "true", "btc_price_log") == 0
         assert await daemon.terminate() == 0
