@@ -68,7 +68,7 @@ def index_print(prints: Sequence[int], at_s: int, seen: int) -> dict[str, Any]:
 
 def ticker(strike: Strike, now_s: int) -> dict[str, Any]:
     """Tell a market's quote and last trade."""
-    ts_ms = now_s * 1000 + 125
+    ts_ms = now_s * 1000
     return {
         "market_id": strike.market_id,
         "market_ticker": strike.ticker,
