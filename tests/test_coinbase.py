@@ -383,6 +383,19 @@ def test_what_is_no_answer_says_nothing(answer: object) -> None:
         session.say(10.1)
 
 
+def test_a_heartbeat_declares_what_did_not_come() -> None:
+    """The last trade that a heartbeat names and nobody saw is a gap after two heartbeats; 0 is no trade."""
+    parser = CoinbaseParser({})
+    parser.decode(data(1, match(1001)))
+    assert parser.decode(data(1000, heartbeat(last_trade_id=1003))).rows == ()
+    assert parser.decode(data(2000, heartbeat(last_trade_id=0))).rows == ()
+    (found,) = parser.decode(data(3000, heartbeat(last_trade_id=1003))).rows
+    assert isinstance(found, Gap)
+    assert (found.scope, found.cause, found.from_seq, found.to_seq, found.expected) == (
+        "BTC-USD", "sequence", 1002, 1003, 2,
+    )  # fmt: skip
+
+
 def test_the_venues_messages_are_recognised() -> None:
     """In a file without feed names its messages are told from those of a venue that wraps them in `msg`."""
     assert all(coinbase.recognises(message) for message in GOOD)

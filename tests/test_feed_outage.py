@@ -157,14 +157,14 @@ def test_a_channel_that_never_was_is_not_missed() -> None:
 
 
 def test_one_channel_ends_alone() -> None:
-    """A channel that the venue takes away is missed from the last message of the line on, the others are not."""
+    """A channel that the venue takes away is missed from its own last message on, the others are not."""
     line = Line("ticker", "trade")
     line.told(1, Kind.CONNECTED)
     line.hear(2, "ticker")
     line.hear(3, "trade")
-    assert line.lose(4, "ticker") == (outage(4, "channel_lost", 3, channel="ticker", gap_no=2),)
+    assert line.lose(4, "ticker") == (outage(4, "channel_lost", 2, channel="ticker", gap_no=2),)
     assert line.hear(5, "trade") == ()
-    assert line.hear(6, "ticker") == (outage(4, "channel_lost", 3, 6, channel="ticker", gap_no=2),)
+    assert line.hear(6, "ticker") == (outage(4, "channel_lost", 2, 6, channel="ticker", gap_no=2),)
 
 
 def test_only_messages_with_a_time_prove_anything() -> None:

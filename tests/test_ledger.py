@@ -154,3 +154,42 @@ def test_any_order_of_a_whole_range_leaves_nothing_open(numbers: list[int]) -> N
         gaps |= {(one.frame_no, one.gap_no): one for one in ids.take_one(number)[1]}
     assert ids.state.keys() == {"first", "last", "last_ns"}
     assert all(one.repaired_at and one.recovered == one.expected for one in gaps.values())
+
+
+def claim(ids: Ids, number: int, at_ms: int) -> tuple[Gap, ...]:
+    """Take a heartbeat in, at a time in milliseconds after the start."""
+    ledger = TradeIds("f", "matches", "X", ids.state)
+    try:
+        return ledger.claim(number, data(at_ms, b""))
+    finally:
+        ids.state = orjson.loads(orjson.dumps(ledger.state()))
+
+
+def test_an_id_that_is_told_of_and_does_not_come_is_missing() -> None:
+    """What the venue says it has sent is missing when it has not come for a while, and fills its hole if it does."""
+    ids = Ids()
+    ids.take(7)
+    assert claim(ids, 9, 1000) == ()
+    assert claim(ids, 9, 2000) == ()
+    assert claim(ids, 11, 2500) == (gap(2500, 1000, 2_500_000, 8, 9),)
+    ids.frame_no = 2600
+    assert ids.take_one(8)[0]
+    assert ids.take_one(10) == (True, ())
+    assert "claim" not in ids.state
+
+
+def test_an_id_that_is_told_of_and_comes_is_not_missing() -> None:
+    """A heartbeat that overtakes its trade declares nothing."""
+    ids = Ids()
+    ids.take(7)
+    assert claim(ids, 8, 1000) == ()
+    ids.frame_no = 1100
+    assert ids.take(8) == [True]
+    assert (claim(ids, 8, 3000), claim(ids, 9, 4000), claim(ids, 0, 5000)) == ((), (), ())
+    assert ids.state["claim"][0] == 9
+
+
+def test_before_the_first_id_nothing_is_claimed() -> None:
+    """Without a trade there is no hole: a recording begins with the first that comes."""
+    ids = Ids()
+    assert (claim(ids, 9, 1000), claim(ids, 9, 9000)) == ((), ())

@@ -142,8 +142,11 @@ class CoinbaseParser:
 
     def _heartbeat(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         moment = _time(message, frame)
-        self._product(message)
-        return Decoded(Outcome.STATE, (), moment)
+        _, ids = self._product(message)
+        last = message.get("last_trade_id")
+        # For long spells some products' heartbeats have said 0: that is no id.
+        gaps = ids.claim(last, frame) if type(last) is int and 0 < last <= _MAX_TRADE_ID else ()
+        return Decoded(Outcome.STATE, gaps, moment)
 
     def _answer(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         del frame, message

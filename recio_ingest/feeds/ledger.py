@@ -19,6 +19,10 @@ MAX_RANGES = 200
 MAX_SUBSCRIPTIONS = 1000
 
 
+# Coinbase's heartbeat and trades come by one socket and yet not in order; a second or two is what others allow.
+CLAIM_NS = 1_500_000_000
+
+
 class TradeIds:
     """Which ids of a contiguous numbering have been seen: `first` to `last`, but for the holes.
 
@@ -35,13 +39,35 @@ class TradeIds:
         # ranges of it still missing.
         self._holes: list[list[Any]] = copy.deepcopy(state.get("holes", []))
         self._forgotten: int = state.get("forgotten", 0)  # ids up to here are no longer known one by one
+        self._claim: list[int] | None = state.get("claim")  # an id that the venue says it has sent, and since when (ns)
 
     def state(self) -> dict[str, Any]:
         """Return plain JSON."""
         kept: dict[str, Any] = {"first": self._first, "last": self._last, "last_ns": self.last_ns}
         if self._holes or self._forgotten:
             kept |= {"holes": self._holes, "forgotten": self._forgotten}
+        if self._claim is not None:
+            kept["claim"] = self._claim
         return kept
+
+    def claim(self, number: int, frame: Frame) -> tuple[Gap, ...]:
+        """Take in that the venue says it has sent this id; return the gap, once it has not come for CLAIM_NS.
+
+        Not at once: what tells of it may overtake it. An id that comes after all fills the hole like any late one.
+        """
+        if self._last is None or self._last >= (self._claim or [number])[0]:
+            self._claim = None
+        if self._last is None or number <= self._last:
+            return ()
+        if self._claim is None:
+            self._claim = [number, frame.recv_ns]
+            return ()
+        claimed, since_ns = self._claim
+        if frame.recv_ns - since_ns < CLAIM_NS:
+            return ()
+        gaps = self._miss(self._last + 1, claimed, frame)
+        self._last, self.last_ns, self._claim = claimed, frame.recv_ns, None
+        return gaps
 
     def see(self, number: int, frame: Frame) -> tuple[bool, tuple[Gap, ...]]:
         """Return whether the id is new, and the gaps that it opens or fills.

@@ -37,6 +37,7 @@ class Outage:
         self._up: bool = state.get("up", False)
         self._last_ns: int | None = state.get("last_ns")
         self._due_ns: dict[str, int] = dict(state.get("due_ns", {}))
+        self._seen_ns: dict[str, int] = dict(state.get("seen_ns", {}))
         self._live: set[str] = set(state.get("live", ()))
         self._open: dict[str, list[Any]] = dict(state.get("open", {}))  # channel: frame_no, cause, from_ns
 
@@ -46,6 +47,7 @@ class Outage:
             "up": self._up,
             "last_ns": self._last_ns,
             "due_ns": self._due_ns,
+            "seen_ns": self._seen_ns,
             "live": sorted(self._live),
             "open": self._open,
         }
@@ -71,7 +73,10 @@ class Outage:
         return self._end(frame, [name for name in self._open if name not in channels])
 
     def lose(self, frame: Frame, channel: str, cause: str) -> tuple[Gap, ...]:
-        """Take in that one channel has ended; return the gap that it opens."""
+        """Take in that one channel has ended; return the gap that it opens, from its own last message on.
+
+        The line may have lived on while this channel had stalled.
+        """
         gaps = self._begin(frame, cause, channel)
         self._live.discard(channel)
         return gaps
@@ -89,6 +94,8 @@ class Outage:
             upto_ns = min(frame.recv_ns, venue_time * 1000)
             if self._last_ns is None or upto_ns > self._last_ns:
                 self._last_ns = upto_ns
+            if channel is not None:
+                self._seen_ns[channel] = max(upto_ns, self._seen_ns.get(channel, 0))
             if channel is not None and channel in self._periods_ns:
                 self._due_ns[channel] = venue_time * 1000 + self._periods_ns[channel]
         if not self._open:
@@ -102,6 +109,7 @@ class Outage:
         ]
         for name in begun:
             last_ns = frame.recv_ns if self._last_ns is None else self._last_ns
+            last_ns = last_ns if only is None else self._seen_ns.get(name, last_ns)
             self._open[name] = [frame.frame_no, cause, min(last_ns, self._due_ns.get(name, last_ns))]
         return tuple(self._gap(name, to_ns=None) for name in begun)
 
