@@ -58,6 +58,7 @@ class Venue:
         self.held: dict[int, tuple[str, set[str]]] = {}
         self.reply: Reply = lambda _: None
         self.mute: Callable[[Message], bool] = lambda _: False
+        self.silent: set[str] = set()
         self._last_sid = 0
 
     def channel(self, command: Message) -> str:
@@ -72,8 +73,10 @@ class Venue:
         return notices
 
     def turn(self, now_s: float, most: int = 10_000) -> list[Message]:
-        """Take what is said and answer it, until nothing more is said; return the commands."""
+        """Tell data on what is held; take what is said and answer it, until nothing more is; return the commands."""
         taken: list[Message] = []
+        for channel in {name for name, _ in self.held.values()} - self.silent:
+            self.session.listens(json.dumps({"type": channel, "sid": 1, "msg": {}}).encode())
         while messages := self.session.say(now_s):
             for each in messages:
                 command = orjson.loads(each)
@@ -103,6 +106,9 @@ class Venue:
         sid = params["sids"][0]
         if sid not in self.held:
             return error(7)
+        if command["cmd"] == "unsubscribe":
+            del self.held[sid]
+            return {"type": "unsubscribed", "sid": sid, "seq": 9}
         channel, held = self.held[sid]
         held = held | names if params["action"] == "add_markets" else held - names
         self.held[sid] = (channel, held)
@@ -670,3 +676,60 @@ def test_required_channels_decide() -> None:
         venue.hear({"id": command["id"]} | venue.obey(command), 0.0)
         assert venue.channel(command) not in session.trouble
     assert session.ready
+
+
+def test_a_silent_channel_is_subscribed_to_anew() -> None:
+    """A channel without data, on a connection that has others', is left and begun again; it is told once."""
+    venue, markets = begun("M1", "M2")
+    venue.run(0, 100)
+    venue.silent = {"ticker"}
+    before = venue.sid("ticker")
+    left, begun_anew = venue.run(100, 114)
+    assert (left["cmd"], left["params"]["sids"]) == ("unsubscribe", [before])
+    assert (begun_anew["cmd"], venue.channel(begun_anew)) == ("subscribe", "ticker")
+    refused, confirmed = venue.notices
+    assert (refused.event, refused.facts["channel"]) == ("channel.refused", "ticker")
+    assert (refused.facts["error"], confirmed.event) == ("silent for 10 s", "channel.confirmed")
+    venue.silent = set()
+    assert venue.run(114, 200) == []
+    assert (venue.session.ready, markets.quoted) == (True, True)
+
+
+@pytest.mark.parametrize(("channel", "within_s"), [("ticker", 130), ("cfbenchmarks_value", 24)])
+def test_silence_that_another_subscription_does_not_end(channel: str, within_s: float) -> None:
+    """Armed from the subscription on: what never comes, also after another try, is worth another connection."""
+    venue, _ = begun("M1")
+    venue.silent = {channel}
+    with pytest.raises(RefusedError, match=f"{channel} is silent"):
+        venue.run(0, within_s)
+
+
+def test_rare_trades_never_cost_the_connection() -> None:
+    """Trades and steps of life that stay away are asked for again, more and more rarely, and nothing else."""
+    venue, _ = begun("M1")
+    venue.silent = {"trade", "market_lifecycle_v2"}
+    again = [venue.channel(each) for each in venue.run(0, 7200) if each["cmd"] == "subscribe"]
+    assert set(again) == {"trade", "market_lifecycle_v2"}
+    assert 2 <= len(again) <= 60
+
+
+def test_nothing_is_expected_where_nothing_trades() -> None:
+    """In a pause of the exchange, and without an open market, silence is no fault; the index goes on."""
+    venue, markets = begun("M1")
+    markets.exchange_trades = False
+    venue.silent = {"ticker", "trade", "market_lifecycle_v2"}
+    assert venue.run(0, 7200) == []
+    markets.exchange_trades = True
+    venue.run(7200, 7300)
+    assert any(each["cmd"] == "unsubscribe" for each in venue.commands)
+
+
+def test_the_limit_follows_the_rate() -> None:
+    """A channel that usually comes every ten seconds is not taken for silent after a minute."""
+    venue, _ = begun("M1")
+    for number in range(1000):
+        venue.silent = set() if number % 20 == 0 else {"ticker"}
+        venue.turn(number / 2)
+    venue.silent = {"ticker"}
+    assert venue.run(500, 600) == []
+    assert venue.run(600, 720) != []

@@ -108,6 +108,8 @@ class KalshiParser:
             decoded = Decoded(outcome, found, frame.recv_ns // 1000 if self._by_rest else None)
             if not self._by_rest:
                 return decoded  # an answer to a question says nothing about the socket
+        elif isinstance(message, dict) and "trading_active" in message and "type" not in message:
+            return Decoded(Outcome.STATE)  # of the whole exchange: it says when silence is no fault
         else:
             try:
                 handler = self._types[message["type"]]

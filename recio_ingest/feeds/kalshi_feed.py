@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from recio_ingest.errors import ConfigError
 from recio_ingest.feeds import Feed
+from recio_ingest.feeds.kalshi_exchange import Exchange
 from recio_ingest.feeds.kalshi_fields import VENUE
 from recio_ingest.feeds.kalshi_markets import Markets
 from recio_ingest.feeds.kalshi_session import KalshiSession
@@ -61,7 +62,7 @@ def feed(settings: Kalshi) -> Feed:
         describe={"series": list(settings.series), "by": "socket" if settings.key_id else "rest"},
         converse=lambda: KalshiSession(markets),
         rest_url=settings.rest_url,
-        enquiry=markets,
+        enquiry=Exchange(markets),
         key_file=settings.key_file,
         sign=(lambda pem, now_ms: headers(settings.key_id, pem, path, now_ms)) if settings.key_id else None,
         advise=advise,

@@ -63,6 +63,8 @@ class Markets:
         """Whether the socket brings quotes; else they come with these answers."""
         self.asked = False
         """Whether it is known which markets are open."""
+        self.exchange_trades = True
+        """Whether the exchange as a whole does, as far as it has said."""
         self._markets: dict[str, _Market] = {}
         self._open = {name: _listing(name, "open", "active", OPEN_EVERY_S) for name in self.series}
         self._unopened = {name: _listing(name, "unopened", "initialized", UNOPENED_EVERY_S) for name in self.series}
@@ -75,6 +77,11 @@ class Markets:
             "closed": self._closed,
             "event": self._awaited,
         }
+
+    @property
+    def trading(self) -> bool:
+        """Whether something may trade: a followed market is open, and the exchange is not in a pause."""
+        return self.exchange_trades and any(market.status == "active" for market in self._markets.values())
 
     @property
     def trouble(self) -> str:

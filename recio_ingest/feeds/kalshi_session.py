@@ -18,6 +18,7 @@ from recio_ingest.feeds import Notice
 from recio_ingest.feeds.kalshi_channels import COMMAND_MARKETS, DELETE, FIRST_DELAY_S, SUBSCRIBE, Channel, Command
 from recio_ingest.feeds.kalshi_errors import STUCK, Remedy, remedy
 from recio_ingest.feeds.kalshi_markets import Markets
+from recio_ingest.feeds.kalshi_stall import Stalls
 
 INDEX = "BRTI"
 TICKER, LIFECYCLE = "ticker", "market_lifecycle_v2"
@@ -48,8 +49,10 @@ class KalshiSession:
         )
         self._waiting: dict[int, Command] = {}
         self._last_id = 0
+        self._stalls = Stalls()
         self._told: set[tuple[str, str, int | None]] = set()
         self._untold: list[Notice] = []
+        self._unwanted: list[bytes] = []
 
     @property
     def ready(self) -> bool:
@@ -66,15 +69,19 @@ class KalshiSession:
         """Return the commands that are due. Raises RefusedError where the venue has stopped answering."""
         for command in [each for each in self._waiting.values() if now_s - each.sent_s > ANSWER_WITHIN_S]:
             self._unanswered(command.channel, now_s)
+        for channel, silent_s in self._stalls.silent(self._channels, now_s, trading=self._markets.trading):
+            self._stalled(channel, silent_s, now_s)
         wanted = self._markets.wanted
         due = [(channel, todo) for channel in self._channels if (todo := channel.due(wanted, now_s)) is not None]
-        return [self._write(channel, *todo, now_s) for channel, todo in due]
+        unwanted, self._unwanted = self._unwanted, []
+        return [*unwanted, *(self._write(channel, *todo, now_s) for channel, todo in due)]
 
     def listens(self, data: bytes) -> bool:
         """Tell whether this is an answer, or about the life of a market that is followed."""
         kind = _TYPE(data)
         if kind is None:
             return False
+        self._stalls.kinds.add(kind[1])
         return kind[1] in _HEARD or (kind[1] == _LIFECYCLE and any(name in data for name in self._series))
 
     def hear(self, data: bytes, now_s: float) -> Sequence[Notice]:
@@ -199,6 +206,14 @@ class KalshiSession:
         if not channel.optional:
             raise RefusedError(words)
         self._untold.extend(self._failed(channel, Remedy.OURS, (None, words), now_s))
+
+    def _stalled(self, channel: Channel, silent_s: float, now_s: float) -> None:
+        """Subscribe anew to what has fallen silent; the answer to the farewell shows where its gap begins."""
+        self._last_id += 1
+        farewell = {"id": self._last_id, "cmd": "unsubscribe", "params": {"sids": [channel.sid]}}
+        self._unwanted.append(orjson.dumps(farewell))
+        why = (None, f"silent for {silent_s:.0f} s")
+        self._untold.extend(self._failed(channel, Remedy.AGAIN, why, now_s))
 
     def _answered(self, channel: Channel) -> None:
         self._waiting.pop(channel.waiting, None)
