@@ -14,7 +14,7 @@ from harness.waiting import until
 from structlog.testing import capture_logs
 
 from recio_ingest import backoff, metrics
-from recio_ingest.feeds import kalshi, kalshi_channels
+from recio_ingest.feeds import kalshi, kalshi_channels, kalshi_stall
 from recio_ingest.poll import Poller
 from recio_ingest.settings import Kalshi
 from recio_ingest.spool import Spool
@@ -134,3 +134,21 @@ def _refused(lines: list[Any]) -> Any:
         return ("channel.refused", 9) in _told(lines)
 
     return look
+
+
+async def test_a_stalled_venue_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pongs without data: channels are begun anew, then the connection, until data flows again."""
+    monkeypatch.setitem(kalshi_stall._LIMITS_S, "cfbenchmarks_value", (1.5, 1.5, 1.5))
+    with capture_logs() as lines:
+        async with Venue(**CALM) as venue, _following(tmp_path, venue) as stream:
+            await venue.subscribed()
+            await _is(stream, connected=True)
+            venue.hang()
+            await until(partial(_knocked, venue, 2), within_s=15, what="another connection")
+            venue.unhang()
+            await venue.subscribed()
+            await _is(stream, connected=True)
+            assert venue.knocks("ed") <= 3
+    silent = [line["channel"] for line in lines if line["event"] == "channel.refused" and "silent" in line["error"]]
+    assert silent[:1] == ["cfbenchmarks_value"]
+    assert ("feed.disconnected", "refused") in _told(lines)
