@@ -48,7 +48,7 @@ class Decoder:
                 outcome, rows, venue_time = self.decode_one(frame)
             except BadMessageError as exc:
                 quarantine.append(_quarantined(frame, exc.reason, str(exc)))
-                outcome, rows, venue_time = Outcome.QUARANTINED, (), None
+                outcome, rows, venue_time = Outcome.QUARANTINED, exc.rows, None
             except Exception as exc:  # noqa: BLE001  # a parser's bug costs that frame, never the stream
                 quarantine.append(_quarantined(frame, "bug", repr(exc)))
                 outcome, rows, venue_time = Outcome.QUARANTINED, (), None

@@ -18,6 +18,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 EXIT_FAILED, EXIT_USAGE, EXIT_BAD_DATA, EXIT_UNAVAILABLE, EXIT_TRY_LATER, EXIT_CONFIG = 1, 64, 65, 69, 75, 78
 
 
@@ -98,3 +100,5 @@ class BadMessageError(RecioError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+        self.rows: tuple[Any, ...] = ()
+        """What the message shows although it is of no use: the gaps that its number reveals."""

@@ -27,7 +27,10 @@ class Parser(Protocol):
     """
 
     def decode(self, frame: Frame) -> Decoded:
-        """Return what the frame gives. Raises BadMessageError, with the state as it was, where it is of no use."""
+        """Return what the frame gives.
+
+        Raises BadMessageError where it is of no use, with the state as it was but for its number in a numbering.
+        """
         ...
 
     def state(self) -> dict[str, Any]:

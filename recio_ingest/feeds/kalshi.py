@@ -5,8 +5,7 @@ its connection; `seq` begins with 1 for each and rises by one with everything se
 (tickers have none); the lifecycle channel is about all markets of the venue; `settled` may come several times for one
 market; more types may come.
 
-A message that is refused leaves no trace, its number included: the next one of its subscription then declares it
-missing, beside its entry in the quarantine.
+A message that is refused leaves no trace but its number, where that can be read: it did come.
 """
 
 from __future__ import annotations
@@ -115,9 +114,21 @@ class KalshiParser:
                 handler = self._types[message["type"]]
             except (KeyError, TypeError):
                 raise BadMessageError("unknown_type", "no table for a message of this type") from None
-            decoded = handler(frame, message)
+            try:
+                decoded = handler(frame, message)
+            except BadMessageError as exc:
+                exc.rows = self._number(frame, message)
+                raise
         ended = self._outage.seen(frame, self._channel(message), decoded.venue_time)
         return decoded._replace(rows=decoded.rows + ended) if ended else decoded
+
+    def _number(self, frame: Frame, message: dict[str, Any]) -> tuple[Gap, ...]:
+        """Take in that a message came which is of no use; return the gap before it."""
+        try:
+            sid, seq = fields.number(message, "sid"), fields.number(message, "seq")
+            return self._sids.see(sid, seq, frame)[1]
+        except BadMessageError:
+            return ()
 
     def _mark(self, frame: Frame) -> tuple[Gap, ...]:
         if frame.kind in (Kind.CONNECTED, Kind.DISCONNECTED):
