@@ -18,7 +18,7 @@ from harness.waiting import until
 if TYPE_CHECKING:
     from pathlib import Path
 
-HOUR_S = 60.0
+HOUR_S = 40.0
 OPENS_S = START + 600
 CLOSES_S = OPENS_S + 3600
 BEFORE_S = 480  # of the venue's time, between its start and the opening: eight seconds
@@ -51,7 +51,7 @@ async def _watch(dsn: str, venue: Venue, daemon: Daemon) -> None:
     async def settled() -> bool:
         return await rows(dsn, FINALIZED, "market_data") >= STRIKES
 
-    await until(settled, within_s=HOUR_S + 60, what="the event to be final in market_data", every_s=0.25)
+    await until(settled, within_s=HOUR_S + 80, what="the event to be final in market_data", every_s=0.25)
 
     async def unsubscribed() -> bool:
         held = venue.holds("ed")
