@@ -75,12 +75,15 @@ class Spool:
             os.close(self._lock)
             raise
         newest = self._segments[-1] if self._segments else None
-        self.spool_id = newest.spool_id if newest else str(uuid.uuid4())
         # The clock in microseconds: past every number that an earlier run, or a lost spool, gave out.
         self._next_no = max(now_ns() // 1000, max(newest.first_no, newest.last_no) + 1 if newest else 0)
         self.start_no = self._next_no
-        self.durable_no = newest.last_no if newest else self.start_no - 1
-        self.found_no = newest.last_no if newest else -1
+        if newest is None:
+            self.spool_id, first_no = spool_folder.name(folder, self.start_no)
+            self.found_no = min(first_no, self.start_no) - 1
+        else:
+            self.spool_id, self.found_no = newest.spool_id, newest.last_no
+        self.durable_no = self.found_no
         self.durable_count = 0
         self.durable_at_s = 0.0
         self.failing = ""
@@ -318,6 +321,8 @@ class Spool:
         if self._connection is None:
             known = self._segments and not (self._end_lost and group.first_no == self.start_no)
             previous = self._segments[-1].last_no if known else group.first_no - 1
+            if not self._segments:
+                previous = self.found_no
             segment = segments.create(self._folder, self.spool_id, group.first_no, previous, self._feeds)
             self._connection = segments.connect(segment.path)
             self._segments.append(segment)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -38,6 +40,31 @@ def lock(folder: Path) -> int:
             hint="stop the other one, or give this one a state_dir of its own",
         ) from exc
     return descriptor
+
+
+def name(folder: Path, first_no: int) -> tuple[str, int]:
+    """Return the name of a spool without a segment, and the first number that it may ever have given out.
+
+    The name is on disk before the database hears of it: a daemon that is killed before its first frame is durable is
+    the same daemon when it starts again, and not another one that must wait.
+    """
+    path = folder / "NAME"
+    with suppress(OSError, ValueError):
+        spool_id, written_no = path.read_text(encoding="ascii").split()
+        return str(uuid.UUID(spool_id)), int(written_no)
+    spool_id = str(uuid.uuid4())
+    fresh = path.with_suffix(".new")
+    with fresh.open("w", encoding="ascii") as file:
+        file.write(f"{spool_id} {first_no}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return spool_id, first_no
 
 
 def scan(folder: Path) -> Iterator[Segment]:

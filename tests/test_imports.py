@@ -90,6 +90,6 @@ def test_the_checks_can_fail() -> None:
     """The walk sees what it is there to see: the edges the spool and the store stand on."""
     assert imports("spool_folder") == (
         {"errors", "segments"},
-        {"__future__", "collections", "fcntl", "os", "pathlib", "sqlite3", "structlog"},
+        {"__future__", "collections", "contextlib", "fcntl", "os", "pathlib", "sqlite3", "structlog", "uuid"},
     )
     assert "asyncpg" in imports("store")[1]

@@ -285,7 +285,7 @@ async def test_a_damaged_newest_file_is_announced(damage: Damage) -> None:
         found = await read_all(opened, damage.before_no)
     assert [frame for frame in found if frame.kind != Kind.LOST] == damage.first + more
     assert announced(found, damage.before_no) == [(damage.first[-1].frame_no + 1, more[0].frame_no - 1)]
-    assert sorted(path.suffix for path in damage.kept.iterdir()) == ["", ".damaged", ".db", ".db"]
+    assert sorted(path.suffix for path in damage.kept.iterdir()) == ["", "", ".damaged", ".db", ".db"]
     async with running(damage.kept) as opened:
         more += await put(opened, 1)
         assert await read_all(opened, more[0].frame_no) == more[1:]
@@ -526,3 +526,32 @@ def test_folders_are_private(tmp_path: Path) -> None:
     with Spool(tmp_path / "state" / "spool", FEEDS):
         for folder in (tmp_path / "state", tmp_path / "state" / "spool"):
             assert folder.stat().st_mode & 0o077 == 0
+
+
+async def test_a_spool_without_a_frame_keeps_its_name(tmp_path: Path) -> None:
+    """Killed before anything was durable, it is the same spool at the next start, and nothing of it is lost."""
+    with Spool(tmp_path / "spool", FEEDS) as opened:
+        spool_id, before = opened.spool_id, opened.durable_no
+    with Spool(tmp_path / "spool", FEEDS) as again:
+        assert (again.spool_id, again.durable_no, again.found_no) == (spool_id, before, before)
+        assert again.start_no > before
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(again.run())
+            again.append("coinbase", Kind.DATA, 1, b"{}")
+            (frame,) = await again.read(before, 10)
+            await again.close()
+            await running
+        assert (frame.kind, frame.frame_no) == (Kind.DATA, again.start_no)
+    with Spool(tmp_path / "spool", FEEDS) as third:
+        assert [each.kind for each in await third.read(before, 10)] == [Kind.DATA]
+
+
+@pytest.mark.parametrize("text", ["", "x", "not-a-uuid 5", "\xff"])
+def test_a_damaged_name_is_replaced(tmp_path: Path, text: str) -> None:
+    """A name that cannot be read is a new name, and a start all the same."""
+    (tmp_path / "spool").mkdir(mode=0o700)
+    (tmp_path / "spool" / "NAME").write_text(text, encoding="latin-1")
+    with Spool(tmp_path / "spool", FEEDS) as opened:
+        spool_id = opened.spool_id
+    with Spool(tmp_path / "spool", FEEDS) as again:
+        assert again.spool_id == spool_id

@@ -50,7 +50,7 @@ _CHANNELS = {
     "event_fee_update": "market_lifecycle_v2",
 }
 """The channel of each type of message."""
-SECOND_NS = 1_000_000_000
+NUMBERED = frozenset(SOCKET) - {"ticker"}
 
 # A trade can only come twice by two subscriptions at about the same time, a print by a new connection; all markets of
 # an hour are settled, again and again, within some minutes. The statements of RECALL give back as many.
@@ -64,7 +64,7 @@ class KalshiParser:
 
     def __init__(self, state: Mapping[str, Any], recalled: Recalled | None = None) -> None:
         known = {name: (recalled or {}).get(name, ()) for name in RECALL}
-        self._outage = Outage(NAME, state.get("line", {}), (*SOCKET, REST), {"cfbenchmarks_value": SECOND_NS})
+        self._outage = Outage(NAME, state.get("line", {}), (*SOCKET, REST), NUMBERED)
         self._sids = Sequences(NAME, state.get("sids", {}))
         self._series: list[str] | None = state.get("series")
         self._by_rest: bool = state.get("by_rest", False)

@@ -20,8 +20,9 @@ class Outage:
     """Which channels of a feed are received.
 
     A gap begins for every channel that was, when the line goes down, and ends for each by itself: a venue that lets a
-    connection in has not begun to send yet. `periods_ns` names channels whose messages come at their own times, one a
-    period, a moment late: the one that was due when the line went down is missing too.
+    connection in has not begun to send yet. As messages come in order, one of any channel shows that the others are
+    complete up to its time. Not so in channels that are `numbered`: what the venue itself lost there shows by the next
+    number, and there will be none; nothing after their own last message is known to be complete.
     """
 
     def __init__(
@@ -29,14 +30,13 @@ class Outage:
         feed: str,
         state: Mapping[str, Any],
         channels: tuple[str, ...] = (WHOLE,),
-        periods_ns: Mapping[str, int] | None = None,
+        numbered: frozenset[str] = frozenset(),
     ) -> None:
         self._feed = feed
         self._channels = channels
-        self._periods_ns = periods_ns or {}
+        self._numbered = numbered
         self._up: bool = state.get("up", False)
         self._last_ns: int | None = state.get("last_ns")
-        self._due_ns: dict[str, int] = dict(state.get("due_ns", {}))
         self._seen_ns: dict[str, int] = dict(state.get("seen_ns", {}))
         self._live: set[str] = set(state.get("live", ()))
         self._open: dict[str, list[Any]] = dict(state.get("open", {}))  # channel: frame_no, cause, from_ns
@@ -46,7 +46,6 @@ class Outage:
         return {
             "up": self._up,
             "last_ns": self._last_ns,
-            "due_ns": self._due_ns,
             "seen_ns": self._seen_ns,
             "live": sorted(self._live),
             "open": self._open,
@@ -88,16 +87,16 @@ class Outage:
         while the spool or the whole process stood still, was sent earlier than it arrived: the older of the two times
         counts, so that the gap that follows is never declared too late.
         """
-        if channel is not None:
+        if channel is not None and channel not in self._live:
             self._live.add(channel)
+            if venue_time is None:  # confirmed: from here on its messages come
+                self._seen_ns[channel] = frame.recv_ns if self._last_ns is None else self._last_ns
         if venue_time is not None:
             upto_ns = min(frame.recv_ns, venue_time * 1000)
             if self._last_ns is None or upto_ns > self._last_ns:
                 self._last_ns = upto_ns
             if channel is not None:
                 self._seen_ns[channel] = max(upto_ns, self._seen_ns.get(channel, 0))
-            if channel is not None and channel in self._periods_ns:
-                self._due_ns[channel] = venue_time * 1000 + self._periods_ns[channel]
         if not self._open:
             return ()
         return self._end(frame, [name for name in self._channels if name in self._open and name in self._live])
@@ -109,8 +108,8 @@ class Outage:
         ]
         for name in begun:
             last_ns = frame.recv_ns if self._last_ns is None else self._last_ns
-            last_ns = last_ns if only is None else self._seen_ns.get(name, last_ns)
-            self._open[name] = [frame.frame_no, cause, min(last_ns, self._due_ns.get(name, last_ns))]
+            alone = only is not None or name in self._numbered
+            self._open[name] = [frame.frame_no, cause, self._seen_ns.get(name, last_ns) if alone else last_ns]
         return tuple(self._gap(name, to_ns=None) for name in begun)
 
     def _end(self, frame: Frame, channels: Sequence[str]) -> tuple[Gap, ...]:
