@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from recio_ingest import feeds
 from recio_ingest.errors import BadMessageError
+from recio_ingest.momentum import Windows
 from recio_ingest.records import (
     DAEMON_FEED,
+    REPAIR,
     Batch,
+    BtcPrice,
     Decoded,
     Frame,
     Gap,
@@ -28,12 +31,18 @@ from recio_ingest.records import (
 class Decoder:
     """Holds one parser per feed. Pure: the same frames on the same state and tables give the same batch.
 
-    `recalled` is what the tables hold for the parsers (`feeds.recall`).
+    `recalled` is what the tables hold for the parsers (`feeds.recall`), `prices` for the windows (`momentum.wanted`).
     """
 
-    def __init__(self, state: Mapping[str, Any], recalled: feeds.Recalled | None = None) -> None:
+    def __init__(
+        self,
+        state: Mapping[str, Any],
+        recalled: feeds.Recalled | None = None,
+        prices: Iterable[Sequence[Any]] = (),
+    ) -> None:
         self._recalled = recalled or {}
         self._parsers = {name: self._parser(name, kept) for name, kept in state.get("feeds", {}).items()}
+        self._windows = Windows(state.get("windows", ()), prices)
         self._last_ns: int | None = state.get("last_ns")
 
     def decode(self, frames: Sequence[Frame]) -> Batch:
@@ -46,6 +55,8 @@ class Decoder:
         for frame in frames:
             try:
                 outcome, rows, venue_time = self.decode_one(frame)
+                if rows and not frame.data.startswith(REPAIR):
+                    rows = tuple([self._windows.derive(row) if type(row) is BtcPrice else row for row in rows])
             except BadMessageError as exc:
                 quarantine.append(_quarantined(frame, exc.reason, str(exc)))
                 outcome, rows, venue_time = Outcome.QUARANTINED, exc.rows, None
@@ -81,7 +92,10 @@ class Decoder:
         )
 
     def decode_one(self, frame: Frame) -> Decoded:
-        """Return what one frame gives. Raises BadMessageError, or whatever a parser's bug raises."""
+        """Return what one frame gives, without derived columns: alone, a frame has no earlier ones.
+
+        Raises BadMessageError, or whatever a parser's bug raises.
+        """
         parser = self._parsers.get(frame.feed)
         if parser is not None:
             return parser.decode(frame)
@@ -94,7 +108,8 @@ class Decoder:
 
     def state(self) -> dict[str, Any]:
         """Return all that the next frame's decoding depends on, as plain JSON."""
-        return {"last_ns": self._last_ns, "feeds": {name: parser.state() for name, parser in self._parsers.items()}}
+        parsers = {name: parser.state() for name, parser in self._parsers.items()}
+        return {"last_ns": self._last_ns, "feeds": parsers, "windows": self._windows.state()}
 
     def _parser(self, name: str, state: Mapping[str, Any]) -> feeds.Parser:
         venue = feeds.load(name)

@@ -22,6 +22,9 @@ the program does with a frame.
 make = tuple.__new__
 """Makes a named tuple out of a tuple: what its own constructor does, at half the price. For the path of every frame."""
 
+REPAIR = b'{"repair"'
+"""How the data of a frame begins whose rows are fetched again: they are stored, and nothing is compared with them."""
+
 LIVE_STREAM = "live"
 DAEMON_FEED = "daemon"
 """The feed name of frames that belong to no venue: ticks, and what the spool has to say about itself."""
@@ -72,7 +75,8 @@ class Outcome(StrEnum):
 class BtcPrice(NamedTuple):
     """One trade as its venue reported it; prices and sizes keep the venue's decimals (text, exact).
 
-    `side` is the taker's. `best_bid` and `best_ask` are those that held when the trade arrived.
+    `side` is the taker's. `best_bid` and `best_ask` are those that held when the trade arrived. What follows `row_no`
+    is derived from the rows that arrived earlier (`momentum`); a parser leaves it None.
     """
 
     timestamp: Micros
@@ -87,6 +91,14 @@ class BtcPrice(NamedTuple):
     best_ask: str | None
     frame_no: int
     row_no: int = 0
+    one_minute_avg: str | None = None
+    momentum: str | None = None
+    delta_1m: str | None = None
+    delta_2m: str | None = None
+    delta_3m: str | None = None
+    delta_4m: str | None = None
+    delta_15m: str | None = None
+    delta_30m: str | None = None
 
 
 class MarketEvent(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import structlog
 
-from recio_ingest import feeds, metrics, store
+from recio_ingest import feeds, metrics, momentum, store
 from recio_ingest.backoff import delays
 from recio_ingest.decode import Decoder
 from recio_ingest.errors import (
@@ -120,14 +120,17 @@ class Shipper:
 
     async def _ship(self, opened: Store, position: Position) -> None:
         loop = asyncio.get_running_loop()
-        decoder = Decoder(position.state, await opened.recall(feeds.recall()))
+        decoder = await _decoder(opened, position)
         while frames := await self._source.read(position.frame_no, self._limit):
             started_s = loop.time()
             batch = decoder.decode(frames)
             if self._refine is not None:
                 batch = await self._refine(opened, batch)
+            decoded = batch
             position, batch = await self._commit(opened, position, batch)
             self._committed(position, batch)
+            if batch is not decoded:
+                decoder = await _decoder(opened, position)  # it remembers rows that no table has
             self._limit = min(self._max_rows, self._limit * 2)
             # Even a commit that took longer than the interval gives the sockets their turn.
             await asyncio.sleep(max(0.0, self._min_interval_s - (loop.time() - started_s)))
@@ -189,6 +192,11 @@ class Shipper:
         if (more := len(batch.quarantine) - LOGGED_ROWS) > 0:
             log.warning("frame.quarantined_more", count=more, hint="all of them are in ingest.quarantine")
         self._source.committed(position.frame_no)
+
+
+async def _decoder(opened: Store, position: Position) -> Decoder:
+    recalled = await opened.recall(feeds.recall())
+    return Decoder(position.state, recalled, await opened.recall_prices(momentum.wanted(position.state)))
 
 
 _HINTS = {

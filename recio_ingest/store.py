@@ -23,6 +23,7 @@ import structlog
 from recio_ingest import metrics, numeric
 from recio_ingest.errors import FencedError, MovedError, OtherWriterError
 from recio_ingest.faults import Fault, classify
+from recio_ingest.momentum import MAX_PRICES, Wanted
 from recio_ingest.partitions import Partition
 from recio_ingest.records import (
     TABLES,
@@ -237,6 +238,13 @@ class Store:
             rows = await self._connection.fetch(statement(recalled_name))
             found[recalled_name] = [tuple(map(_as_parsed, row)) for row in rows]
         return found
+
+    async def recall_prices(self, wanted: Sequence[Wanted]) -> list[asyncpg.Record]:
+        """Return the live rows of the price windows: venue, symbol, time and price, as a window is ordered."""
+        if not wanted:
+            return []
+        venues, symbols, times = zip(*wanted, strict=True)
+        return list(await self._connection.fetch(statement("recent_prices"), venues, symbols, times, MAX_PRICES))
 
     async def open_quarantine(self, after_id: int, limit: int) -> list[asyncpg.Record]:
         """Return the next entries of the quarantine that are still unused."""

@@ -107,6 +107,17 @@ SELECT DISTINCT ON (ticker) ticker, yes_bid, yes_bid_size, yes_ask, yes_ask_size
          WHERE venue = 'kalshi' AND event_type = 'rest_quote' ORDER BY frame_no DESC, row_no DESC LIMIT 5000) AS last
  ORDER BY ticker, frame_no DESC, row_no DESC
 
+-- recent_prices --
+-- What the price windows hold: of each (venue, symbol) the live rows after a time, at most so many, the newest; in order
+-- of their time, then of arrival. Repaired rows have no derived columns, every live one has its minute's mean.
+SELECT venue, symbol, "timestamp", price::text AS price
+  FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS wanted (of_venue, of_symbol, after_time),
+       LATERAL (SELECT venue, symbol, "timestamp", price, frame_no, row_no FROM live_data.btc_price_log
+                 WHERE symbol = of_symbol AND venue = of_venue AND "timestamp" > after_time
+                   AND one_minute_avg IS NOT NULL
+                 ORDER BY "timestamp" DESC, frame_no DESC, row_no DESC LIMIT $4) AS held
+ ORDER BY "timestamp", frame_no, row_no
+
 -- open_quarantine --
 -- The next frames that are still unused, in order of arrival.
 SELECT quarantine_id, stream, frame_no, row_no, feed, received_at, frame FROM ingest.quarantine

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -14,6 +16,7 @@ from samples import START_NS, control, data, heartbeat, match, subscriptions, ti
 from recio_ingest.decode import Decoder
 from recio_ingest.errors import BadMessageError
 from recio_ingest.feeds import Parser, coinbase
+from recio_ingest.momentum import wanted
 from recio_ingest.records import (
     DAEMON_FEED,
     Batch,
@@ -60,9 +63,12 @@ MIXES = st.lists(st.tuples(KINDS, st.integers(1, 30)), min_size=1, max_size=60).
 )
 
 
-def decode(state: dict[str, Any], frames: list[Frame]) -> tuple[Batch, dict[str, Any]]:
+def decode(state: dict[str, Any], frames: list[Frame], stored: Sequence[BtcPrice] = ()) -> tuple[Batch, dict[str, Any]]:
     """Return the batch of these frames, and the state after it as the database gives it back."""
-    batch = Decoder(state).decode(frames)
+    after = {(venue, symbol): moment for venue, symbol, moment in wanted(state)}
+    held = [row for row in stored if row.timestamp > after[row.venue, row.symbol]]
+    prices = [(row.venue, row.symbol, row.timestamp, row.price) for row in sorted(held, key=attrgetter("timestamp"))]
+    batch = Decoder(state, prices=prices).decode(frames)
     return batch, orjson.loads(orjson.dumps(batch.state))
 
 
@@ -100,10 +106,11 @@ def test_where_a_batch_is_cut_makes_no_difference(frames: list[Frame], draw: st.
     whole, state = decode({}, frames)
     assert decode({}, frames) == (whole, state)
     at = draw.draw(st.integers(0, len(frames)), label="cut")
-    parts, after = [], dict[str, Any]()
+    parts, after = list[Batch](), dict[str, Any]()
     for part in (frames[:at], frames[at:]):
         if part:
-            batch, after = decode(after, part)
+            stored = [row for earlier in parts for row in earlier.tables.get(BtcPrice, []) if type(row) is BtcPrice]
+            batch, after = decode(after, part, stored)
             parts.append(batch)
     assert after == state
     assert [row for part in parts for row in part.tables.get(BtcPrice, [])] == whole.tables.get(BtcPrice, [])
@@ -126,8 +133,9 @@ def test_a_batch_in_full() -> None:
     ]
     batch, _ = decode({}, frames)
     first = BtcPrice(
-        START_US, START_US + 2000, "coinbase", "BTC-USD", "60123.40", "0.01020000", "sell", 7, None, None, 2
-    )
+        START_US, START_US + 2000, "coinbase", "BTC-USD", "60123.40", "0.01020000", "sell", 7, None, None, 2,
+        one_minute_avg="60123.40000000",
+    )  # fmt: skip
     assert batch.tables == {
         BtcPrice: [
             first,

@@ -39,6 +39,7 @@ _PRODUCT = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{1,20}")
 _NO_TIME = "0001-01-01T00:00:00.000000Z"
 _MAX_TRADE_ID = 2**63 - 1
 _NO_BOOK = (None, None)
+_UNDERIVED = (None,) * 8
 
 
 def feed(settings: Coinbase) -> Feed:
@@ -124,6 +125,7 @@ class CoinbaseParser:
                 *quote,
                 frame.frame_no,
                 0,
+                *_UNDERIVED,
             ),
         )
         return make(Decoded, (Outcome.SHIPPED, (row, *gaps), moment))
