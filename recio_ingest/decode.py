@@ -21,6 +21,7 @@ from recio_ingest.records import (
     Newest,
     Outcome,
     Quarantined,
+    Repaired,
     Row,
 )
 
@@ -42,6 +43,7 @@ class Decoder:
         outcomes: dict[tuple[str, Outcome], int] = {}
         gaps: dict[tuple[int, int], Gap] = {}
         quarantine: list[Quarantined] = []
+        repairs: list[Repaired] = []
         newest: dict[str, tuple[int, Micros]] = {}
         for frame in frames:
             try:
@@ -60,6 +62,8 @@ class Decoder:
                     gaps[row.frame_no, row.gap_no] = row
                 elif isinstance(row, Quarantined):
                     quarantine.append(row)
+                elif isinstance(row, Repaired):
+                    repairs.append(row)
                 else:
                     tables[type(row)].append(row)
             if venue_time is not None:
@@ -78,6 +82,7 @@ class Decoder:
             quarantine=quarantine,
             outcomes=outcomes,
             newest={name: Newest(*pair) for name, pair in newest.items()},
+            repairs=repairs,
         )
 
     def decode_one(self, frame: Frame) -> Decoded:

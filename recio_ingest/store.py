@@ -23,6 +23,7 @@ import structlog
 from recio_ingest import metrics, numeric
 from recio_ingest.errors import FencedError, MovedError, OtherWriterError
 from recio_ingest.faults import Fault, classify
+from recio_ingest.feeds import Missing
 from recio_ingest.partitions import Partition
 from recio_ingest.records import (
     TABLES,
@@ -192,6 +193,12 @@ class Store:
                 await self._copy(row_type, rows)
             for gap in batch.gaps.values():
                 await self._connection.execute(statement("put_gap"), position.stream, *gap)
+            came = batch.repaired()
+            for frame_no, gap_no, by_no, _, moment, counted, end in batch.repairs:
+                more = 0 if counted else came[by_no]
+                await self._connection.execute(
+                    statement("repair_gap"), position.stream, frame_no, gap_no, more, end, moment
+                )
             if batch.quarantine:
                 await self._connection.copy_records_to_table(
                     "quarantine",
@@ -237,6 +244,10 @@ class Store:
             rows = await self._connection.fetch(statement(recalled_name))
             found[recalled_name] = [tuple(map(_as_parsed, row)) for row in rows]
         return found
+
+    async def gaps(self, gaps_name: str, limit: int) -> list[Missing]:
+        """Return gaps that this statement finds: closed, neither filled nor given up, the oldest first."""
+        return [Missing(*row) for row in await self._connection.fetch(statement(gaps_name), limit)]
 
     async def open_quarantine(self, after_id: int, limit: int) -> list[asyncpg.Record]:
         """Return the next entries of the quarantine that are still unused."""

@@ -20,23 +20,14 @@ import orjson
 from recio_ingest.errors import BadMessageError
 from recio_ingest.feeds import Recalled
 from recio_ingest.feeds import kalshi_fields as fields
+from recio_ingest.feeds import kalshi_repair as repair
 from recio_ingest.feeds import kalshi_rows as rows
 from recio_ingest.feeds.kalshi_answers import Answers
 from recio_ingest.feeds.kalshi_errors import Remedy, remedy
 from recio_ingest.feeds.kalshi_feed import feed
 from recio_ingest.feeds.ledger import Recent, Sequences
 from recio_ingest.feeds.outage import Outage
-from recio_ingest.records import (
-    Decoded,
-    Frame,
-    Gap,
-    Kind,
-    MarketEvent,
-    Micros,
-    Outcome,
-    Row,
-    micros,
-)
+from recio_ingest.records import Decoded, Frame, Gap, Kind, MarketEvent, Micros, Outcome, Row, is_repair, micros
 
 __all__ = ["NAME", "RECALL", "KalshiParser", "feed", "parser", "recognises", "venue_time"]
 
@@ -70,6 +61,7 @@ class KalshiParser:
         self._series: list[str] | None = state.get("series")
         self._by_rest: bool = state.get("by_rest", False)
         self._trades = Recent(MAX_TRADES, (name for (name,) in known["kalshi_trades"]))
+        self._repaired = Recent(MAX_TRADES)  # apart: a thousand old ones must not push out the newest
         self._prints = Recent(MAX_PRINTS, (_print_name(*row) for row in known["kalshi_prints"]))
         self._settled = Recent(MAX_SETTLED, (name for (name,) in known["kalshi_settled"]))
         self._answers = Answers(known["kalshi_states"], known["kalshi_quotes"])
@@ -112,6 +104,8 @@ class KalshiParser:
             try:
                 handler = self._types[message["type"]]
             except (KeyError, TypeError):
+                if is_repair(frame):
+                    return repair.decode(frame, self._series, (self._trades, self._repaired))
                 raise BadMessageError("unknown_type", "no table for a message of this type") from None
             decoded = handler(frame, message)
         ended = self._outage.seen(frame, self._channel(message), decoded.venue_time)
@@ -138,6 +132,8 @@ class KalshiParser:
 
     def _trade(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         row = rows.trade(frame, message)
+        if str(row.trade_id) in self._repaired:  # REST was quicker
+            return self._take(frame, message, (), row.timestamp)._replace(outcome=Outcome.DUPLICATE)
         return self._take(frame, message, (row,), row.timestamp, self._trades, str(row.trade_id))
 
     def _lifecycle(self, frame: Frame, message: dict[str, Any]) -> Decoded:
