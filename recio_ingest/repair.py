@@ -128,6 +128,8 @@ class Repairer:
         except BadMessageError as exc:
             await self._record(wrap_unreadable(gap, request.about, answer))
             raise RestError("shape", f"an answer of another shape: {exc}", alone=True) from exc
+        except Exception as exc:  # whatever one gap runs into, the feeds go on
+            raise RestError("bug", repr(exc), alone=True) from exc
 
     async def _record(self, data: bytes) -> None:
         """Put a frame into the spool; return when what it gives is committed."""
