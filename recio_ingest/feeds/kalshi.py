@@ -45,7 +45,8 @@ _CHANNELS = {
 SECOND_NS = 1_000_000_000
 
 # A trade can only come twice by two subscriptions at about the same time, a print by a new connection; all markets of
-# an hour are settled, again and again, within some minutes. The statements of RECALL give back as many.
+# an hour are settled, again and again, within some minutes. The statements of RECALL give back as many (trades: by
+# socket and by REST).
 MAX_TRADES = 5000
 MAX_PRINTS = 600
 MAX_SETTLED = 5000
@@ -60,7 +61,7 @@ class KalshiParser:
         self._sids = Sequences(NAME, state.get("sids", {}))
         self._series: list[str] | None = state.get("series")
         self._by_rest: bool = state.get("by_rest", False)
-        self._trades = Recent(MAX_TRADES, (name for (name,) in known["kalshi_trades"]))
+        self._trades = Recent(2 * MAX_TRADES, (name for (name,) in known["kalshi_trades"]))
         self._repaired = Recent(MAX_TRADES)  # apart: a thousand old ones must not push out the newest
         self._prints = Recent(MAX_PRINTS, (_print_name(*row) for row in known["kalshi_prints"]))
         self._settled = Recent(MAX_SETTLED, (name for (name,) in known["kalshi_settled"]))
