@@ -13,7 +13,6 @@ from recio_ingest.errors import BadMessageError
 from recio_ingest.momentum import Windows
 from recio_ingest.records import (
     DAEMON_FEED,
-    REPAIR,
     Batch,
     BtcPrice,
     Decoded,
@@ -24,7 +23,9 @@ from recio_ingest.records import (
     Newest,
     Outcome,
     Quarantined,
+    Repaired,
     Row,
+    is_repair,
 )
 
 
@@ -51,12 +52,11 @@ class Decoder:
         outcomes: dict[tuple[str, Outcome], int] = {}
         gaps: dict[tuple[int, int], Gap] = {}
         quarantine: list[Quarantined] = []
+        repairs: list[Repaired] = []
         newest: dict[str, tuple[int, Micros]] = {}
         for frame in frames:
             try:
-                outcome, rows, venue_time = self.decode_one(frame)
-                if rows and not frame.data.startswith(REPAIR):
-                    rows = tuple([self._windows.derive(row) if type(row) is BtcPrice else row for row in rows])
+                outcome, rows, venue_time = self._derived(frame)
             except BadMessageError as exc:
                 quarantine.append(_quarantined(frame, exc.reason, str(exc)))
                 outcome, rows, venue_time = Outcome.QUARANTINED, exc.rows, None
@@ -71,6 +71,8 @@ class Decoder:
                     gaps[row.frame_no, row.gap_no] = row
                 elif isinstance(row, Quarantined):
                     quarantine.append(row)
+                elif isinstance(row, Repaired):
+                    repairs.append(row)
                 else:
                     tables[type(row)].append(row)
             if venue_time is not None:
@@ -89,7 +91,16 @@ class Decoder:
             quarantine=quarantine,
             outcomes=outcomes,
             newest={name: Newest(*pair) for name, pair in newest.items()},
+            repairs=repairs,
         )
+
+    def _derived(self, frame: Frame) -> Decoded:
+        """Return what a frame gives after those before it; nothing is compared with what was fetched again."""
+        decoded = self.decode_one(frame)
+        if not decoded.rows or is_repair(frame):
+            return decoded
+        rows = tuple([self._windows.derive(row) if type(row) is BtcPrice else row for row in decoded.rows])
+        return decoded._replace(rows=rows)
 
     def decode_one(self, frame: Frame) -> Decoded:
         """Return what one frame gives, without derived columns: alone, a frame has no earlier ones.

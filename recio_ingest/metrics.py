@@ -120,6 +120,7 @@ FRAMES_RECEIVED = _counter("frames_received_total", "Frames that became durable 
 ROWS = _counter("rows_committed_total", "Rows committed.", "table")
 QUARANTINED = _counter("quarantined_total", "Frames or rows put aside; look into ingest.quarantine.", "feed", "reason")
 GAPS = _counter("gaps_total", "Gaps declared; look into ingest.gaps.", "feed", "cause")
+REPAIRED = _counter("repaired_rows_total", "Rows that were missed, and fetched again by REST.", "feed")
 GAP_OPEN = _gauge("gap_open", "1 while the feed is in a gap that has not ended.", "feed")
 CONNECTED = _gauge("feed_connected", "1 while the feed's subscription is confirmed.", "feed")
 INCOMPLETE = _gauge("feed_incomplete", "1 while a channel of a connected feed is not confirmed; see --status.", "feed")
@@ -160,9 +161,7 @@ def count_batch(batch: Batch) -> None:
     for feed, newest in batch.newest.items():
         LAG.newest_s[feed] = newest.venue_time / 1e6
         VENUE_DELAY.labels(feed).observe(max(0.0, newest.recv_ns / 1e9 - LAG.newest_s[feed]))
-    for row_type, rows in batch.tables.items():
-        ROWS.labels(TABLES[row_type]).inc(len(rows))
-        LAST_ROW.labels(TABLES[row_type]).set(rows[-1].timestamp / 1e6)
+    _count_rows(batch)
     BATCH_ROWS.observe(sum(len(rows) for rows in batch.tables.values()))
     for bad in batch.quarantine:
         QUARANTINED.labels(bad.feed, bad.reason).inc()
@@ -171,6 +170,17 @@ def count_batch(batch: Batch) -> None:
             GAPS.labels(gap.feed, gap.cause).inc()
         if gap.from_seq is None:
             _count_open(gap)
+
+
+def _count_rows(batch: Batch) -> None:
+    repaired = batch.repaired()
+    for repair in batch.repairs:
+        REPAIRED.labels(repair.feed).inc(repaired[repair.by_no])
+    for row_type, rows in batch.tables.items():
+        ROWS.labels(TABLES[row_type]).inc(len(rows))
+        news = next((row for row in reversed(rows) if row.frame_no not in repaired), None)
+        if news is not None:  # what was fetched again is none
+            LAST_ROW.labels(TABLES[row_type]).set(news.timestamp / 1e6)
 
 
 def _count_open(gap: Gap) -> None:

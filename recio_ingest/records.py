@@ -22,10 +22,9 @@ the program does with a frame.
 make = tuple.__new__
 """Makes a named tuple out of a tuple: what its own constructor does, at half the price. For the path of every frame."""
 
-REPAIR = b'{"repair"'
-"""How the data of a frame begins whose rows are fetched again: they are stored, and nothing is compared with them."""
-
 LIVE_STREAM = "live"
+COMPLETE = "complete"
+"""How the answers to a gap end, where the venue has told all that it has of it."""
 DAEMON_FEED = "daemon"
 """The feed name of frames that belong to no venue: ticks, and what the spool has to say about itself."""
 
@@ -189,6 +188,24 @@ class Gap(NamedTuple):
     repaired_at: Micros | None = None
 
 
+class Repaired(NamedTuple):
+    """What one answer of REST did for a gap, whose name is `(frame_no, gap_no)`.
+
+    The rows of the answer that are committed count for the gap, unless the parser has `counted` them in a Gap of its
+    own. `end` is empty while more is to come, `COMPLETE` where the venue has told all that it has, else why no more is
+    asked.
+    """
+
+    frame_no: int
+    gap_no: int
+    by_no: int
+    """The frame of the answer."""
+    feed: str
+    moment: Micros
+    counted: bool
+    end: str
+
+
 class Quarantined(NamedTuple):
     """A frame, or one row of it, that could not be used, with why and with every byte it had."""
 
@@ -220,7 +237,7 @@ class Decoded(NamedTuple):
     """
 
     outcome: Outcome
-    rows: tuple[Row | Gap | Quarantined, ...] = ()
+    rows: tuple[Row | Gap | Quarantined | Repaired, ...] = ()
     venue_time: Micros | None = None
 
 
@@ -245,6 +262,13 @@ class Batch:
     quarantine: list[Quarantined] = field(default_factory=list)
     outcomes: dict[tuple[str, Outcome], int] = field(default_factory=dict)
     newest: dict[str, Newest] = field(default_factory=dict)
+    repairs: list[Repaired] = field(default_factory=list)
+
+    def repaired(self) -> Counter[int]:
+        """Return how many rows each answer to a gap gives."""
+        answers = {repair.by_no for repair in self.repairs}
+        rows = (row for table in self.tables.values() for row in table) if answers else ()
+        return Counter(row.frame_no for row in rows if row.frame_no in answers)
 
     def moved(self, frame_nos: AbstractSet[int], outcome: Outcome) -> Batch:
         """Return the batch with these frames, so far shipped, counted under another outcome."""
@@ -254,6 +278,14 @@ class Batch:
                 counts.update({Outcome.SHIPPED: -1, outcome: 1})
                 outcomes.update({(frame.feed, Outcome.SHIPPED): -1, (frame.feed, outcome): 1})
         return replace(self, counts=counts, outcomes=outcomes)
+
+
+REPAIR = b'{"repair":'
+
+
+def is_repair(frame: Frame) -> bool:
+    """Tell whether a frame answers for a gap: its rows are late, and no part of what was happening when they came."""
+    return frame.kind == Kind.DATA and frame.data.startswith(REPAIR)
 
 
 def trade_name(row: Row) -> tuple[str, str | None, int | str] | None:

@@ -7,7 +7,6 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from decimal import Decimal
 from hashlib import file_digest
 from pathlib import Path
@@ -15,11 +14,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
-from recio_ingest import feeds, segments, store
+from recio_ingest import feeds, known, segments, store
 from recio_ingest.decode import Decoder
 from recio_ingest.errors import BadInputError, TryLaterError
 from recio_ingest.faults import Fault, classify
-from recio_ingest.records import LIVE_STREAM, Batch, Decoded, Frame, Kind, Outcome, Row, trade_name
+from recio_ingest.records import LIVE_STREAM, Batch, Decoded, Frame, Kind, Outcome, Row, is_repair, trade_name
 from recio_ingest.ship import Shipper
 from recio_ingest.store import Position, Store
 
@@ -49,7 +48,7 @@ async def replay(dsn: str, path: Path, feed: str | None, speed: float, max_rows:
     async def only_new(opened: Store, batch: Batch) -> Batch:
         nonlocal new_rows
         rows = [row for table in batch.tables.values() for row in table]
-        batch = _without_known(batch, await opened.known_trades(rows))
+        batch = known.without(batch, await opened.known_trades(rows))
         new_rows += sum(map(len, batch.tables.values()))
         return batch
 
@@ -73,9 +72,12 @@ async def replay_quarantine(dsn: str) -> tuple[int, int]:
                     remaining += 1
                     continue
                 rows = [row for row in decoded.rows if isinstance(row, Row)]
-                known = await opened.known_trades(rows)
-                if rows and all(trade_name(row) in known for row in rows):
+                stored = await opened.known_trades(rows)
+                if rows and all(trade_name(row) in stored for row in rows):
                     decoded = Decoded(Outcome.DUPLICATE)
+                elif decoded.outcome is Outcome.SHIPPED and is_repair(_frame(entry)):
+                    # An answer with many trades, most of which are rows of this or of other frames.
+                    decoded = Decoded(Outcome.SHIPPED, tuple(row for row in rows if trade_name(row) not in stored))
                 try:
                     used += await opened.release(entry, decoded)
                 except Exception as exc:
@@ -252,21 +254,14 @@ def _venue_ns(feed: str, message: Any) -> int:  # noqa: ANN401  # any JSON value
     return moment * 1000 if moment else 0
 
 
-def _without_known(batch: Batch, known: set[tuple[Any, ...]]) -> Batch:
-    """Return the batch without trades that are in a table already; frames that have no other row are duplicates."""
-    if not known:
-        return batch
-    fresh = {kind: [row for row in rows if trade_name(row) not in known] for kind, rows in batch.tables.items()}
-    before, after = ({row.frame_no for rows in of.values() for row in rows} for of in (batch.tables, fresh))
-    moved = batch.moved(before - after, Outcome.DUPLICATE)
-    return replace(moved, tables={kind: rows for kind, rows in fresh.items() if rows})
+def _frame(entry: Any) -> Frame:  # noqa: ANN401  # asyncpg.Record
+    return Frame(entry["frame_no"], entry["received_at"] * 1000, entry["feed"], Kind.DATA, entry["frame"])
 
 
 def _decode_alone(entry: Any) -> Decoded | None:  # noqa: ANN401  # asyncpg.Record
     """Decode one frame with a parser that knows nothing else; None where it is still of no use."""
-    frame = Frame(entry["frame_no"], entry["received_at"] * 1000, entry["feed"], Kind.DATA, entry["frame"])
     try:
-        decoded = Decoder({}).decode_one(frame)
+        decoded = Decoder({}).decode_one(_frame(entry))
     except Exception:  # noqa: BLE001  # still of no use, or still a bug: it stays where it is
         return None
     return None if decoded.outcome is Outcome.QUARANTINED else decoded

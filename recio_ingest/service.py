@@ -17,12 +17,13 @@ from datetime import UTC, datetime
 
 import structlog
 
-from recio_ingest import embedded, metrics, partitions, schema, store, web
+from recio_ingest import embedded, known, metrics, partitions, schema, store, web
 from recio_ingest.faults import classify
 from recio_ingest.feeds import Feed
 from recio_ingest.notify import Notifier
 from recio_ingest.poll import Poller
 from recio_ingest.records import DAEMON_FEED, LIVE_STREAM, Kind
+from recio_ingest.repair import Repairer
 from recio_ingest.report import VERSION, Report
 from recio_ingest.settings import Settings
 from recio_ingest.ship import Shipper
@@ -97,7 +98,11 @@ class Daemon:
             max_rows=settings.batch.max_rows,
             min_interval_s=settings.batch.min_interval_ms / 1000,
             prepare=self._prepare,
+            refine=known.drop_repaired,
         )
+        self.repairers = [
+            Repairer(feed, feed.repair, spool, dsn, self.shipper.progress) for feed in feeds if feed.repair is not None
+        ]
         self.report = Report(settings, spool, self.streams, self.pollers, self.shipper)
         metrics.BUILD.labels(VERSION, platform.python_version()).set(1)
         metrics.DATABASE_UP.set(0)
@@ -118,6 +123,7 @@ class Daemon:
                     readers = [
                         *(sources.create_task(each.run(), name=f"feed {each.feed.name}") for each in self.streams),
                         *(sources.create_task(each.run(), name=f"poll {each.feed.name}") for each in self.pollers),
+                        *(sources.create_task(each.run(), name=f"repair {each.feed.name}") for each in self.repairers),
                     ]
                     self._notifier.ready("recording")
                     await stop.wait()
@@ -141,14 +147,14 @@ class Daemon:
 
     async def _acquire(self, opened: Store, epoch: int) -> Position:
         spool, start_no = self._spool, self._spool.oldest_no - 1
-        known = await opened.peek(LIVE_STREAM) if not epoch else None
-        if known is not None:
-            if known.spool_id == spool.spool_id and known.frame_no > spool.found_no:
+        stands = await opened.peek(LIVE_STREAM) if not epoch else None
+        if stands is not None:
+            if stands.spool_id == spool.spool_id and stands.frame_no > spool.found_no:
                 # The database has frames that these files never held: a copy of a spool, or one restored or cut short.
-                log.warning("spool.behind_database", frame_no=known.frame_no, found_no=spool.found_no)
+                log.warning("spool.behind_database", frame_no=stands.frame_no, found_no=spool.found_no)
                 spool.renew()
                 start_no = spool.start_no - 1
-            spool.number_after(known.frame_no)
+            spool.number_after(stands.frame_no)
         position = await opened.acquire(
             LIVE_STREAM,
             spool.spool_id,

@@ -59,6 +59,8 @@ class Progress:
     detail: str = ""
     schema_ready: bool = False
     committed_at_s: float = 0.0
+    gaps: int = 0
+    """How many gaps were opened, filled or closed since the start."""
 
 
 class Shipper:
@@ -184,6 +186,7 @@ class Shipper:
         loop = asyncio.get_running_loop()
         self.progress.position = position
         self.progress.committed_at_s = loop.time()
+        self.progress.gaps += len(batch.gaps)
         metrics.count_batch(batch)
         for bad in batch.quarantine[:LOGGED_ROWS]:
             log.warning(

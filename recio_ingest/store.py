@@ -23,6 +23,7 @@ import structlog
 from recio_ingest import metrics, numeric
 from recio_ingest.errors import FencedError, MovedError, OtherWriterError
 from recio_ingest.faults import Fault, classify
+from recio_ingest.feeds import Missing
 from recio_ingest.momentum import MAX_PRICES, Wanted
 from recio_ingest.partitions import Partition
 from recio_ingest.records import (
@@ -193,6 +194,12 @@ class Store:
                 await self._copy(row_type, rows)
             for gap in batch.gaps.values():
                 await self._connection.execute(statement("put_gap"), position.stream, *gap)
+            came = batch.repaired()
+            for frame_no, gap_no, by_no, _, moment, counted, end in batch.repairs:
+                more = 0 if counted else came[by_no]
+                await self._connection.execute(
+                    statement("repair_gap"), position.stream, frame_no, gap_no, more, end, moment
+                )
             if batch.quarantine:
                 await self._connection.copy_records_to_table(
                     "quarantine",
@@ -245,6 +252,10 @@ class Store:
             return []
         venues, symbols, times = zip(*wanted, strict=True)
         return list(await self._connection.fetch(statement("recent_prices"), venues, symbols, times, MAX_PRICES))
+
+    async def gaps(self, gaps_name: str, limit: int) -> list[Missing]:
+        """Return gaps that this statement finds: closed, neither filled nor given up, the oldest first."""
+        return [Missing(*row) for row in await self._connection.fetch(statement(gaps_name), limit)]
 
     async def open_quarantine(self, after_id: int, limit: int) -> list[asyncpg.Record]:
         """Return the next entries of the quarantine that are still unused."""

@@ -61,21 +61,66 @@ ON CONFLICT (stream, frame_no, gap_no) DO UPDATE
    SET to_time = excluded.to_time, expected = excluded.expected, recovered = excluded.recovered,
        repaired_at = excluded.repaired_at
 
+-- repair_gap --
+-- What an answer of REST did: how many rows came, and at the end whether that was all of it. Where nobody could know
+-- how many were missed, all that the venue has is what was to be expected.
+UPDATE ingest.gaps AS gap
+   SET recovered = now.recovered, expected = now.expected,
+       repaired_at = CASE WHEN now.whole THEN coalesce(gap.repaired_at, $6) ELSE gap.repaired_at END,
+       given_up_at = CASE WHEN $5 <> '' AND NOT now.whole AND gap.repaired_at IS NULL
+                          THEN coalesce(gap.given_up_at, $6) ELSE gap.given_up_at END,
+       given_up_why = CASE WHEN $5 <> '' AND NOT now.whole AND gap.repaired_at IS NULL
+                           THEN coalesce(gap.given_up_why, CASE $5 WHEN 'complete' THEN 'venue_has_fewer' ELSE $5 END)
+                           ELSE gap.given_up_why END
+  FROM (SELECT recovered + $4::bigint AS recovered,
+               CASE $5::text WHEN 'complete' THEN coalesce(expected, recovered + $4) ELSE expected END AS expected,
+               $5 = 'complete' AND recovered + $4 >= coalesce(expected, 0) AS whole
+          FROM ingest.gaps WHERE stream = $1 AND frame_no = $2 AND gap_no = $3) AS now
+ WHERE gap.stream = $1 AND gap.frame_no = $2 AND gap.gap_no = $3
+
+-- coinbase_gaps --
+-- Which holes in the trades' numbering to ask REST for; the product is the only part that a question is about.
+SELECT frame_no, gap_no, from_time, to_time, from_seq, to_seq, ARRAY[scope] AS parts FROM ingest.gaps
+ WHERE stream = 'live' AND feed = 'coinbase' AND channel = 'matches' AND cause = 'sequence'
+   AND to_time IS NOT NULL AND from_seq IS NOT NULL AND to_seq IS NOT NULL
+   AND repaired_at IS NULL AND given_up_at IS NULL
+ ORDER BY frame_no, gap_no LIMIT $1
+
+-- kalshi_gaps --
+-- Which times without trades to ask REST for, and the markets that were open then, as far as there are not too many to
+-- be asked for one by one. Descriptions are read from two days before: a market is listed a day ahead.
+SELECT frame_no, gap_no, from_time, to_time, from_seq, to_seq,
+       ARRAY(SELECT DISTINCT market.ticker FROM live_data.market_data AS market
+              WHERE market.venue = 'kalshi' AND market.received_at > gap.from_time - interval '2 days'
+                AND market.open_time <= gap.to_time AND market.close_time >= gap.from_time
+              ORDER BY market.ticker LIMIT 2001) AS parts
+  FROM ingest.gaps AS gap
+ WHERE stream = 'live' AND feed = 'kalshi' AND channel = 'trade' AND from_time IS NOT NULL AND to_time IS NOT NULL
+   AND repaired_at IS NULL AND given_up_at IS NULL
+ ORDER BY frame_no, gap_no LIMIT $1
+
 -- known_trades --
 -- Which trades of a time range are there already: a file that is replayed may overlap with what was live.
+-- A venue's REST may give the same time with other decimals than its socket.
 SELECT venue, symbol, trade_id FROM live_data.btc_price_log
- WHERE symbol = ANY($1::text[]) AND "timestamp" BETWEEN $2 AND $3 AND trade_id = ANY($4::bigint[])
+ WHERE symbol = ANY($1::text[]) AND trade_id = ANY($4::bigint[])
+   AND "timestamp" BETWEEN $2::timestamptz - interval '1 second' AND $3::timestamptz + interval '1 second'
 
 -- known_market_trades --
 -- The same of markets' trades.
 SELECT venue, ticker, trade_id FROM live_data.websocket_market_data
- WHERE ticker = ANY($1::text[]) AND "timestamp" BETWEEN $2 AND $3 AND trade_id = ANY($4::text[])
+ WHERE ticker = ANY($1::text[]) AND trade_id = ANY($4::text[])
+   AND "timestamp" BETWEEN $2::timestamptz - interval '1 second' AND $3::timestamptz + interval '1 second'
 
 -- kalshi_trades --
--- What a parser remembers of trades, after a start: the ids of the last, the oldest first.
+-- What a parser remembers of trades, after a start: the ids of the last by socket and by REST, the oldest first. Each
+-- kind by itself: that way the index gives its newest without a sort of all.
 SELECT trade_id FROM (
-  SELECT trade_id, frame_no, row_no FROM live_data.websocket_market_data
-   WHERE venue = 'kalshi' AND event_type = 'trade' ORDER BY frame_no DESC, row_no DESC LIMIT 5000) AS last
+  (SELECT trade_id, frame_no, row_no FROM live_data.websocket_market_data
+    WHERE venue = 'kalshi' AND event_type = 'trade' ORDER BY frame_no DESC, row_no DESC LIMIT 5000)
+  UNION ALL
+  (SELECT trade_id, frame_no, row_no FROM live_data.websocket_market_data
+    WHERE venue = 'kalshi' AND event_type = 'rest_trade' ORDER BY frame_no DESC, row_no DESC LIMIT 5000)) AS last
  ORDER BY frame_no, row_no
 
 -- kalshi_prints --

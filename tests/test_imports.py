@@ -21,7 +21,7 @@ EDGES = {
     "cluster", "credentials", "embedded", "endings", "rest", "schema", "segments", "spool", "spool_folder", "store",
     "stream",
 }  # fmt: skip
-FLOWS = {"poll", "replay", "ship"}
+FLOWS = {"known", "poll", "repair", "replay", "ship"}
 TOP = {"__main__", "report", "service", "status", "web"} | {name for name in MODULES if name.split(".")[0] == "demo"}
 LAYERS = (WORDS, VENUES, INSTRUMENTS, EDGES, FLOWS, TOP)
 

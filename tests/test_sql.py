@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from recio_ingest import feeds
+from recio_ingest.feeds.coinbase_repair import CoinbaseRepair
+from recio_ingest.feeds.kalshi_repair import KalshiRepair
 from recio_ingest.sql import FOLDER, migrations, statement, statements
 
 PACKAGE = Path(__file__).parents[1] / "recio_ingest"
@@ -26,9 +28,11 @@ def called() -> set[str]:
     ]
     names = [node.args[0] for node in calls]
     literal = {str(name.value) for name in names if isinstance(name, ast.Constant)}
-    (recalled,) = (name for name in names if not isinstance(name, ast.Constant))
-    assert ast.unparse(recalled) == "recalled_name"
-    return literal | set(feeds.recall())
+    assert sorted(ast.unparse(name) for name in names if not isinstance(name, ast.Constant)) == [
+        "gaps_name",
+        "recalled_name",
+    ]
+    return literal | set(feeds.recall()) | {CoinbaseRepair.GAPS, KalshiRepair.GAPS}
 
 
 def test_every_statement_is_called_and_every_call_is_answered() -> None:

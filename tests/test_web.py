@@ -140,6 +140,7 @@ DOCUMENTED = [
     "rows_committed",
     "quarantined",
     "gaps",
+    "repaired_rows",
     "gap_open",
     "feed_connected",
     "reconnects",

@@ -102,6 +102,45 @@ class Enquiry(Protocol):
         ...
 
 
+class Missing(NamedTuple):
+    """A gap of the ledger that can be asked for; `(frame_no, gap_no)` names it.
+
+    Sequences: both ends are missing. `parts` are what one question can be about: the product, the markets.
+    """
+
+    frame_no: int
+    gap_no: int
+    from_time: Micros
+    to_time: Micros
+    from_seq: int | None
+    to_seq: int | None
+    parts: Sequence[str]
+
+
+class Page(NamedTuple):
+    """What an answer for a gap leads to: the next question, or the end (`records.Repaired`)."""
+
+    following: Request | None
+    end: str = ""
+
+
+class Repair(Protocol):
+    """What is asked by REST for a gap."""
+
+    GAPS: str
+    """The statement that finds the gaps, with the columns of `Missing`."""
+    SETTLE_S: float
+    """How long after its end a gap is left alone: what is late may still come, and REST may be behind."""
+
+    def first(self, gap: Missing) -> Request:
+        """Return the first question."""
+        ...
+
+    def take(self, gap: Missing, request: Request, answer: bytes) -> Page:
+        """Take an answer in. Raises BadMessageError for another shape."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Feed:
     """One venue's live stream as configured."""
@@ -117,6 +156,7 @@ class Feed:
     """Begins what is said over a new connection."""
     rest_url: str = ""
     enquiry: Enquiry | None = None
+    repair: Repair | None = None
     key_file: str = ""
     sign: Callable[[bytes, int], Mapping[str, str]] | None = None
     """The headers of a handshake, from the key file's bytes and the time (ms). Raises ConfigError for another key."""

@@ -16,11 +16,12 @@ from typing import Any
 import orjson
 
 from recio_ingest.errors import BadMessageError
-from recio_ingest.feeds import Feed, Recalled
+from recio_ingest.feeds import Feed, Recalled, repair
+from recio_ingest.feeds.coinbase_repair import CoinbaseRepair
 from recio_ingest.feeds.coinbase_session import CHANNELS, CoinbaseSession
 from recio_ingest.feeds.ledger import TradeIds
 from recio_ingest.feeds.outage import WHOLE, Outage
-from recio_ingest.records import BtcPrice, Decoded, Frame, Kind, Micros, Outcome, make, micros
+from recio_ingest.records import BtcPrice, Decoded, Frame, Gap, Kind, Micros, Outcome, is_repair, make, micros
 from recio_ingest.settings import Coinbase
 
 NAME = "coinbase"
@@ -52,6 +53,7 @@ def feed(settings: Coinbase) -> Feed:
         describe={"products": products, "channels": list(CHANNELS)},
         converse=lambda: CoinbaseSession(products),
         rest_url=settings.rest_url,
+        repair=CoinbaseRepair(),
     )
 
 
@@ -90,45 +92,43 @@ class CoinbaseParser:
         try:
             handler = self._types[message["type"]]
         except (KeyError, TypeError):
+            if is_repair(frame):
+                return self._repair(frame)
             raise BadMessageError("unknown_type", "no table for a message of this type") from None
         decoded = handler(frame, message)
         ended = self._outage.seen(frame, WHOLE, decoded[2])
         return decoded._replace(rows=decoded.rows + ended) if ended else decoded
 
     def _match(self, frame: Frame, message: dict[str, Any]) -> Decoded:
-        moment = _time(message, frame)
-        trade_id = message.get("trade_id")
-        if type(trade_id) is not int or not 0 < trade_id <= _MAX_TRADE_ID:
-            raise BadMessageError("schema", "trade_id is not a positive 64-bit integer")
-        price, size = message.get("price"), message.get("size")
-        if not (type(price) is str and type(size) is str and _POSITIVE(price) and _POSITIVE(size)):
-            raise BadMessageError("bounds", "price or size is not a positive decimal string")
-        side = message.get("side")
-        if type(side) is not str or side not in _TAKER:
-            raise BadMessageError("schema", "side is neither buy nor sell")
+        moment, trade_id, price, size, side = _trade(message, frame)
         symbol, ids = self._product(message)
         new, gaps = ids.see(trade_id, frame)
         if not new:
             return Decoded(Outcome.DUPLICATE, (), moment)
         quote = self._book.get(symbol, _NO_BOOK)
-        row = make(
-            BtcPrice,
-            (
-                moment,
-                frame.recv_ns // 1000,
-                NAME,
-                symbol,
-                price,
-                size,
-                _TAKER[side],
-                trade_id,
-                *quote,
-                frame.frame_no,
-                0,
-                *_UNDERIVED,
-            ),
-        )
+        columns = (moment, frame.recv_ns // 1000, NAME, symbol, price, size, side, trade_id, *quote, frame.frame_no, 0)
+        row = make(BtcPrice, (*columns, *_UNDERIVED))
         return make(Decoded, (Outcome.SHIPPED, (row, *gaps), moment))
+
+    def _repair(self, frame: Frame) -> Decoded:
+        """Make rows of trades that were asked for again: what held when they were made, nobody knows."""
+        answer = repair.read(frame)
+        ids = self._ids.get(answer.part)
+        if not _PRODUCT.fullmatch(answer.part) or answer.numbers is None:
+            raise BadMessageError("schema", "an answer for a gap without a product or numbers")
+        first, last = answer.numbers
+
+        def take(place: int, message: Any) -> tuple[BtcPrice | Gap, ...]:  # noqa: ANN401  # any JSON value
+            if not isinstance(message, dict):
+                raise BadMessageError("schema", "a trade is not an object")
+            moment, trade_id, price, size, side = _trade(message, frame)
+            if not first <= trade_id <= last:
+                return ()  # a page may go on past what was asked for
+            new, gaps = (True, ()) if ids is None else ids.fill(trade_id, frame)
+            columns = (NAME, answer.part, price, size, side, trade_id, *_NO_BOOK, frame.frame_no, place)
+            return (BtcPrice(moment, frame.recv_ns // 1000, *columns), *gaps) if new else ()
+
+        return repair.decode(frame, answer, take, counted=ids is not None and ids.counts(answer.gap[0]))
 
     def _ticker(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         try:
@@ -165,6 +165,21 @@ class CoinbaseParser:
             raise BadMessageError("bounds", f"more than {MAX_PRODUCTS} products")
         ids = self._ids[symbol] = TradeIds(NAME, "matches", symbol, {})
         return symbol, ids
+
+
+def _trade(message: dict[str, Any], frame: Frame) -> tuple[Micros, int, str, str, str]:
+    """Return time, id, price, size and the taker's side of a trade, by socket or by REST."""
+    moment = _time(message, frame)
+    trade_id = message.get("trade_id")
+    if type(trade_id) is not int or not 0 < trade_id <= _MAX_TRADE_ID:
+        raise BadMessageError("schema", "trade_id is not a positive 64-bit integer")
+    price, size = message.get("price"), message.get("size")
+    if not (type(price) is str and type(size) is str and _POSITIVE(price) and _POSITIVE(size)):
+        raise BadMessageError("bounds", "price or size is not a positive decimal string")
+    side = message.get("side")
+    if type(side) is not str or side not in _TAKER:
+        raise BadMessageError("schema", "side is neither buy nor sell")
+    return moment, trade_id, price, size, _TAKER[side]
 
 
 @lru_cache(maxsize=4096)  # quotes repeat: most tickers move one side, by a cent

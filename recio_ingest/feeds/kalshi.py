@@ -19,23 +19,14 @@ import orjson
 from recio_ingest.errors import BadMessageError
 from recio_ingest.feeds import Recalled
 from recio_ingest.feeds import kalshi_fields as fields
+from recio_ingest.feeds import kalshi_repair as repair
 from recio_ingest.feeds import kalshi_rows as rows
 from recio_ingest.feeds.kalshi_answers import Answers
 from recio_ingest.feeds.kalshi_errors import Remedy, remedy
 from recio_ingest.feeds.kalshi_feed import feed
 from recio_ingest.feeds.ledger import Recent, Sequences
 from recio_ingest.feeds.outage import Outage
-from recio_ingest.records import (
-    Decoded,
-    Frame,
-    Gap,
-    Kind,
-    MarketEvent,
-    Micros,
-    Outcome,
-    Row,
-    micros,
-)
+from recio_ingest.records import Decoded, Frame, Gap, Kind, MarketEvent, Micros, Outcome, Row, is_repair, micros
 
 __all__ = ["NAME", "RECALL", "KalshiParser", "feed", "parser", "recognises", "venue_time"]
 
@@ -53,7 +44,8 @@ _CHANNELS = {
 NUMBERED = frozenset(SOCKET) - {"ticker"}
 
 # A trade can only come twice by two subscriptions at about the same time, a print by a new connection; all markets of
-# an hour are settled, again and again, within some minutes. The statements of RECALL give back as many.
+# an hour are settled, again and again, within some minutes. The statements of RECALL give back as many (trades: by
+# socket and by REST).
 MAX_TRADES = 5000
 MAX_PRINTS = 600
 MAX_SETTLED = 5000
@@ -68,7 +60,8 @@ class KalshiParser:
         self._sids = Sequences(NAME, state.get("sids", {}))
         self._series: list[str] | None = state.get("series")
         self._by_rest: bool = state.get("by_rest", False)
-        self._trades = Recent(MAX_TRADES, (name for (name,) in known["kalshi_trades"]))
+        self._trades = Recent(2 * MAX_TRADES, (name for (name,) in known["kalshi_trades"]))
+        self._repaired = Recent(MAX_TRADES)  # apart: a thousand old ones must not push out the newest
         self._prints = Recent(MAX_PRINTS, (_print_name(*row) for row in known["kalshi_prints"]))
         self._settled = Recent(MAX_SETTLED, (name for (name,) in known["kalshi_settled"]))
         self._answers = Answers(known["kalshi_states"], known["kalshi_quotes"])
@@ -113,6 +106,8 @@ class KalshiParser:
             try:
                 handler = self._types[message["type"]]
             except (KeyError, TypeError):
+                if is_repair(frame):
+                    return repair.decode(frame, self._series, (self._trades, self._repaired))
                 raise BadMessageError("unknown_type", "no table for a message of this type") from None
             try:
                 decoded = handler(frame, message)
@@ -151,6 +146,8 @@ class KalshiParser:
 
     def _trade(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         row = rows.trade(frame, message)
+        if str(row.trade_id) in self._repaired:  # REST was quicker
+            return self._take(frame, message, (), row.timestamp)._replace(outcome=Outcome.DUPLICATE)
         return self._take(frame, message, (row,), row.timestamp, self._trades, str(row.trade_id))
 
     def _lifecycle(self, frame: Frame, message: dict[str, Any]) -> Decoded:

@@ -23,6 +23,7 @@ from recio_ingest.feeds import Feed
 from recio_ingest.feeds.kalshi_exchange import Exchange
 from recio_ingest.feeds.kalshi_fields import VENUE
 from recio_ingest.feeds.kalshi_markets import Markets
+from recio_ingest.feeds.kalshi_repair import KalshiRepair
 from recio_ingest.feeds.kalshi_session import KalshiSession
 from recio_ingest.settings import Kalshi
 
@@ -63,6 +64,7 @@ def feed(settings: Kalshi) -> Feed:
         converse=lambda: KalshiSession(markets),
         rest_url=settings.rest_url,
         enquiry=Exchange(markets),
+        repair=KalshiRepair() if settings.key_id else None,
         key_file=settings.key_file,
         sign=(lambda pem, now_ms: headers(settings.key_id, pem, path, now_ms)) if settings.key_id else None,
         advise=advise,

@@ -89,6 +89,22 @@ class TradeIds:
             return True, gaps
         return self._fill(number, frame)
 
+    def fill(self, number: int, frame: Frame) -> tuple[bool, tuple[Gap, ...]]:
+        """Take in an id that was asked for; return whether it is new, and the gap that it fills.
+
+        It is also new where nothing is known of it here: then only the table can tell.
+        """
+        if self._first is None or self._last is None or not self._first <= number <= self._last:
+            return True, ()
+        try:
+            return self._fill(number, frame)
+        except BadMessageError:
+            return True, ()
+
+    def counts(self, frame_no: int) -> bool:
+        """Tell whether what fills the gap that this frame revealed is counted here."""
+        return any(hole[0] == frame_no for hole in self._holes)
+
     def _miss(self, first: int, last: int, frame: Frame) -> tuple[Gap, ...]:
         hole = [frame.frame_no, self.last_ns, frame.recv_ns, first, last, 0, [[first, last]]]
         self._holes.append(hole)
@@ -194,6 +210,9 @@ class Recent:
         if len(self._names) > self._size:
             del self._names[next(iter(self._names))]
         return True
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
 
 
 class Latest:

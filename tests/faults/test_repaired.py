@@ -1,0 +1,198 @@
+"""What was missed is fetched again by REST: every trade a row in the end, once, and the ledger says so."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from harness.daemon import Daemon
+from harness.kalshi_client import ED, simulated
+from harness.metrics import Metrics
+from harness.oracle import check
+from harness.progress import commits_since, market_rows_stored, offset, scalar, settle, trades_stored
+from harness.venue import OracleVenue
+from harness.waiting import until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from recio_ingest.demo.kalshi import KalshiVenue
+
+SKIPPED = 7
+HOLES = """
+    SELECT expected, recovered, repaired_at, given_up_at, given_up_why FROM ingest.gaps
+     WHERE feed = 'coinbase' AND cause = 'sequence'
+"""
+OPEN = HOLES + " AND repaired_at IS NULL AND given_up_at IS NULL"
+WITHIN_S = 30.0
+
+
+async def found(dsn: str, query: str) -> list[Any]:
+    """What a query answers."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        return list(await connection.fetch(query))
+    finally:
+        await connection.close()
+
+
+async def repaired(dsn: str, at_least: int = 1) -> list[Any]:
+    """Wait until no hole is left to repair; return them all."""
+
+    async def look() -> bool:
+        return len(await found(dsn, HOLES)) >= at_least and not await found(dsn, OPEN)
+
+    await until(look, within_s=WITHIN_S, what="the holes to be filled", every_s=0.1)
+    return await found(dsn, HOLES)
+
+
+@pytest.mark.parametrize("fault", ["skip", "disconnect", "kill"])
+async def test_every_missing_trade_comes(database: str, tmp_path: Path, fault: str) -> None:
+    """After a loss, a disconnect under load, and a kill -9: nothing is missing, nothing is there twice."""
+    async with OracleVenue(rate=2000) as venue, Daemon(tmp_path, database, venue) as daemon:
+        await venue.rest()
+        await daemon.start()
+        await trades_stored(database)
+        if fault == "skip":
+            await venue.skip(SKIPPED)
+        elif fault == "disconnect":
+            await venue.disconnect()
+        else:
+            await daemon.kill9()
+            await asyncio.sleep(1)  # two pages of trades
+            await daemon.start()
+        holes = await repaired(database)
+        ledger = await settle(database, venue)
+        holes = await repaired(database)
+        figures = await Metrics.of(daemon)
+        assert await daemon.terminate() == 0
+
+    report = await check(database, daemon.spool, ledger)
+    report.assert_clean()
+    assert ledger.rest_answers > 0
+    assert report.declared_missing == 0  # all of them are rows
+    assert [hole["recovered"] for hole in holes] == [hole["expected"] for hole in holes]
+    assert all(hole["repaired_at"] and not hole["given_up_at"] for hole in holes)
+    if fault == "skip":
+        assert [hole["expected"] for hole in holes] == [SKIPPED]
+    assert figures("repaired_rows_total", feed="coinbase") == sum(h["recovered"] for h in holes)
+
+
+async def test_killed_while_it_repairs(database: str, tmp_path: Path) -> None:
+    """A hole of several pages, and a kill -9 after the first of them: the next start goes on to the end."""
+    async with OracleVenue(rate=4000, ticker_every=0) as venue, Daemon(tmp_path, database, venue) as daemon:
+        await daemon.start()
+        await trades_stored(database)
+        await venue.skip(5000)
+        await commits_since(database, await offset(database))
+
+        async def open_hole() -> bool:
+            return bool(await found(database, OPEN))
+
+        await until(open_hole, within_s=WITHIN_S, what="the hole to be declared", every_s=0.05)
+        await venue.rest()
+
+        async def begun() -> bool:
+            return int(await scalar(database, "SELECT sum(recovered) FROM ingest.gaps") or 0) > 0
+
+        await until(begun, within_s=WITHIN_S, what="a page of the hole", every_s=0.002)
+        await daemon.kill9()
+        await daemon.start()
+        await repaired(database)
+        ledger = await settle(database, venue)
+        holes = await repaired(database)
+        assert await daemon.terminate() == 0
+
+    report = await check(database, daemon.spool, ledger)
+    report.assert_clean()
+    assert report.declared_missing == 0
+    assert [hole["recovered"] for hole in holes] == [hole["expected"] for hole in holes]
+
+
+async def test_without_rest_it_stays_open(database: str, tmp_path: Path) -> None:
+    """While REST is down a hole stays open, and is filled when it is back."""
+    async with OracleVenue(rate=1000) as venue, Daemon(tmp_path, database, venue) as daemon:
+        await daemon.start()
+        await trades_stored(database)
+        await venue.skip(SKIPPED)
+
+        async def waiting() -> bool:
+            return "repair.failed" in daemon.stderr + daemon.stdout
+
+        await until(waiting, within_s=WITHIN_S, what="a question that is not answered", every_s=0.1)
+        (hole,) = await found(database, HOLES)
+        assert (hole["recovered"], hole["repaired_at"], hole["given_up_at"]) == (0, None, None)
+        await venue.rest()
+        await repaired(database)
+        ledger = await settle(database, venue)
+        assert await daemon.terminate() == 0
+
+    report = await check(database, daemon.spool, ledger)
+    report.assert_clean()
+    assert report.declared_missing == 0
+
+
+def section(venue: KalshiVenue, folder: Path) -> dict[str, Any]:
+    """The keys of a configuration that leads to the simulated venue."""
+    key_file = folder / "key.pem"
+    with os.fdopen(os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(ED.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return {
+        "enabled": True, "url": venue.url, "rest_url": venue.rest_url, "series": ["KXBTCD"], "key_id": "ed",
+        "key_file": str(key_file),
+    }  # fmt: skip
+
+
+MARKET_GAPS = """
+    SELECT expected, recovered, repaired_at, given_up_at FROM ingest.gaps
+     WHERE feed = 'kalshi' AND channel = 'trade' AND to_time IS NOT NULL
+"""
+
+
+async def test_markets_trades_come_too(database: str, tmp_path: Path) -> None:
+    """Trades of the time without a line are asked for market by market; those known already are no rows."""
+    venue = simulated(3600, start_s=None)
+    async with venue, Daemon(tmp_path, database, kalshi=section(venue, tmp_path)) as daemon:
+        await daemon.start()
+        await market_rows_stored(database, 50)
+        await until(
+            lambda: _true(database, "SELECT count(*) > 0 FROM live_data.websocket_market_data WHERE trade_id <> ''"),
+            within_s=WITHIN_S, what="a trade", every_s=0.1,
+        )  # fmt: skip
+        await daemon.kill9()
+        missed_from_ms = venue._exchange.now_s * 1000
+        await asyncio.sleep(4)
+        await daemon.start()
+        await until(
+            lambda: _true(database, "SELECT count(*) > 0 FROM ingest.gaps WHERE feed = 'kalshi' AND channel = 'trade' "
+                          "AND coalesce(repaired_at, given_up_at) IS NOT NULL"),
+            within_s=90, what="the gap to be repaired", every_s=0.2,
+        )  # fmt: skip
+        assert await daemon.terminate() == 0
+        upto_ms = missed_from_ms + 3000
+        made = {
+            trade.trade_id
+            for strike in venue._exchange.strikes()
+            for trade in strike.trades
+            if missed_from_ms - 3000 <= trade.ts_ms <= upto_ms
+        }
+
+    stored = await found(database, "SELECT trade_id, event_type FROM live_data.websocket_market_data "
+                                   "WHERE trade_id IS NOT NULL")  # fmt: skip
+    ids = [row["trade_id"] for row in stored]
+    assert len(ids) == len(set(ids))
+    assert made <= set(ids)
+    (gap,) = await found(database, MARKET_GAPS)
+    late = sum(row["event_type"] == "rest_trade" for row in stored)
+    assert late > 0
+    assert gap["recovered"] == gap["expected"] == late
+    assert gap["repaired_at"]
+    assert await found(database, "SELECT frame_no FROM ingest.quarantine") == []
+
+
+async def _true(dsn: str, query: str) -> bool:
+    return bool(await scalar(dsn, query))
