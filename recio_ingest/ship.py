@@ -9,9 +9,9 @@ from typing import Protocol
 
 import structlog
 
-from recio_ingest import feeds, metrics, store
+from recio_ingest import metrics, store
 from recio_ingest.backoff import delays
-from recio_ingest.decode import Decoder
+from recio_ingest.decode import Decoder, recall
 from recio_ingest.errors import (
     ConfigError,
     DatabaseUnavailableError,
@@ -120,7 +120,7 @@ class Shipper:
 
     async def _ship(self, opened: Store, position: Position) -> None:
         loop = asyncio.get_running_loop()
-        decoder = Decoder(position.state, await opened.recall(feeds.recall()))
+        decoder = Decoder(position.state, await opened.recall(recall()))
         while frames := await self._source.read(position.frame_no, self._limit):
             started_s = loop.time()
             batch = decoder.decode(frames)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from recio_ingest import feeds
+from recio_ingest import decode
 from recio_ingest.sql import FOLDER, migrations, statement, statements
 
 PACKAGE = Path(__file__).parents[1] / "recio_ingest"
 
 
 def called() -> set[str]:
-    """Return every name that the program asks `statement` for, and those that its venues want to have recalled.
+    """Return every name that the program asks `statement` for, and those that a decoder wants to have recalled.
 
     A name that is neither fails here.
     """
@@ -28,7 +28,7 @@ def called() -> set[str]:
     literal = {str(name.value) for name in names if isinstance(name, ast.Constant)}
     (recalled,) = (name for name in names if not isinstance(name, ast.Constant))
     assert ast.unparse(recalled) == "recalled_name"
-    return literal | set(feeds.recall())
+    return literal | set(decode.recall())
 
 
 def test_every_statement_is_called_and_every_call_is_answered() -> None:

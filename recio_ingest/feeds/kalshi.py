@@ -38,9 +38,10 @@ from recio_ingest.records import (
     micros,
 )
 
-__all__ = ["NAME", "RECALL", "KalshiParser", "feed", "parser", "recognises", "venue_time"]
+__all__ = ["NAME", "RECALL", "SPOTS", "KalshiParser", "feed", "parser", "recognises", "venue_time"]
 
 NAME = fields.VENUE
+SPOTS = (rows.SPOT,)
 RECALL = ("kalshi_trades", "kalshi_prints", "kalshi_settled", "kalshi_states", "kalshi_quotes")
 
 SOCKET = ("ticker", "trade", "market_lifecycle_v2", "cfbenchmarks_value")
