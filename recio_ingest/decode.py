@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from recio_ingest import feeds
+from recio_ingest import feeds, strikes
 from recio_ingest.errors import BadMessageError
 from recio_ingest.momentum import Windows
 from recio_ingest.records import (
@@ -32,7 +32,8 @@ from recio_ingest.records import (
 class Decoder:
     """Holds one parser per feed. Pure: the same frames on the same state and tables give the same batch.
 
-    `recalled` is what the tables hold for the parsers (`feeds.recall`), `prices` for the windows (`momentum.wanted`).
+    `recalled` is what the tables hold for the parsers and the ladder (`recall`), `prices` for the windows
+    (`momentum.wanted`).
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Decoder:
         self._parsers = {name: self._parser(name, kept) for name, kept in state.get("feeds", {}).items()}
         self._windows = Windows(state.get("windows", ()), prices)
         self._last_ns: int | None = state.get("last_ns")
+        self._ladder = strikes.Ladder(feeds.spot_sources(), state.get("spots", {}), self._recalled)
 
     def decode(self, frames: Sequence[Frame]) -> Batch:
         """Return the batch of these frames (at least one, in order)."""
@@ -108,29 +110,44 @@ class Decoder:
         Raises BadMessageError, or whatever a parser's bug raises.
         """
         parser = self._parsers.get(frame.feed)
-        if parser is not None:
-            return parser.decode(frame)
-        if frame.feed == DAEMON_FEED:
-            return Decoded(Outcome.CONTROL, self._lost(frame) if frame.kind == Kind.LOST else ())
-        if frame.feed not in feeds.NAMES:
-            raise BadMessageError("unknown_type", "no venue has messages of this shape")
-        parser = self._parsers[frame.feed] = self._parser(frame.feed, {})
-        return parser.decode(frame)
+        if parser is None:
+            if frame.feed == DAEMON_FEED:
+                return self._mark(frame)
+            if frame.feed not in feeds.NAMES:
+                raise BadMessageError("unknown_type", "no venue has messages of this shape")
+            parser = self._parsers[frame.feed] = self._parser(frame.feed, {})
+        decoded = parser.decode(frame)
+        if decoded.rows:
+            self._ladder.see(decoded.rows)
+        return decoded
 
     def state(self) -> dict[str, Any]:
         """Return all that the next frame's decoding depends on, as plain JSON."""
         parsers = {name: parser.state() for name, parser in self._parsers.items()}
-        return {"last_ns": self._last_ns, "feeds": parsers, "windows": self._windows.state()}
+        derived = {"windows": self._windows.state(), "spots": self._ladder.state()}
+        return {"last_ns": self._last_ns, "feeds": parsers, **derived}
 
     def _parser(self, name: str, state: Mapping[str, Any]) -> feeds.Parser:
         venue = feeds.load(name)
         return venue.parser(state, {each: self._recalled.get(each, ()) for each in venue.RECALL})
+
+    def _mark(self, frame: Frame) -> Decoded:
+        if frame.kind == Kind.TICK:
+            return Decoded(Outcome.CONTROL, self._ladder.at(frame))
+        if frame.kind == Kind.DATA:  # out of the quarantine, alone: what the second had is no longer known
+            raise BadMessageError("bug", "a mark of the daemon cannot be decoded alone")
+        return Decoded(Outcome.CONTROL, self._lost(frame) if frame.kind == Kind.LOST else ())
 
     def _lost(self, frame: Frame) -> tuple[Gap, ...]:
         lost = orjson.loads(frame.data)
         from_time = (frame.recv_ns if self._last_ns is None else self._last_ns) // 1000
         numbers = (lost["from_no"], lost["to_no"])
         return (Gap(frame.frame_no, 0, "*", "*", "spool", lost["cause"], from_time, frame.recv_ns // 1000, *numbers),)
+
+
+def recall() -> tuple[str, ...]:
+    """Return the statements that a decoder wants the rows of."""
+    return (*feeds.recall(), *strikes.RECALL)
 
 
 def _quarantined(frame: Frame, reason: str, detail: str) -> Quarantined:

@@ -10,7 +10,12 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 DAY = timedelta(days=1)
-LIVE_TABLES = ("live_data.btc_price_log", "live_data.websocket_market_data", "live_data.market_data")
+LIVE_TABLES = (
+    "live_data.btc_price_log",
+    "live_data.websocket_market_data",
+    "live_data.market_data",
+    "live_data.btc_live_strikes",
+)
 LIVE_DAYS_AHEAD = 3
 
 

@@ -166,6 +166,45 @@ class MarketState(NamedTuple):
     raw_json: str | None = None
 
 
+class LiveStrike(NamedTuple):
+    """One open strike at a second's mark: its newest quote, and how far it is from where the price stands.
+
+    `timestamp` and `received_at` are the mark's arrival. `strike_price` is the floor, and of `less` and
+    `less_or_equal` the cap; `distance` is `spot_price` - `strike_price`. All numbers are text, exact.
+    """
+
+    timestamp: Micros
+    received_at: Micros
+    event_ticker: str
+    ticker: str
+    strike_price: str
+    strike_type: str
+    yes_bid: str | None
+    yes_ask: str | None
+    no_bid: str | None
+    no_ask: str | None
+    last_price: str | None
+    volume: str | None
+    open_interest: str | None
+    spot_price: str | None
+    spot_source: str | None
+    distance: str | None
+    seconds_to_close: str
+    frame_no: int
+    row_no: int = 0
+
+
+class SpotSource(NamedTuple):
+    """Prices that say where Bitcoin stands; of those that flow, the one with the lowest rank is believed."""
+
+    venue: str
+    symbol: str
+    name: str
+    rank: int
+    within_us: int | None = None
+    """A price that arrived longer ago than this no longer counts; None: it does until another comes."""
+
+
 class Gap(NamedTuple):
     """A period or range that was not received. `(frame_no, gap_no)` names it: the frame that revealed it.
 
@@ -218,13 +257,14 @@ class Quarantined(NamedTuple):
     frame: bytes
 
 
-Row = BtcPrice | MarketEvent | MarketState
+Row = BtcPrice | MarketEvent | MarketState | LiveStrike
 """One row of a live table. Within a frame, no two rows have the same `row_no`, whatever their tables."""
 
 TABLES: dict[type[Row], str] = {
     BtcPrice: "btc_price_log",
     MarketEvent: "websocket_market_data",
     MarketState: "market_data",
+    LiveStrike: "btc_live_strikes",
 }
 """The live table of each type of row; its columns are the type's fields, the others stay NULL."""
 
@@ -271,12 +311,13 @@ class Batch:
         return Counter(row.frame_no for row in rows if row.frame_no in answers)
 
     def moved(self, frame_nos: AbstractSet[int], outcome: Outcome) -> Batch:
-        """Return the batch with these frames, so far shipped, counted under another outcome."""
+        """Return the batch with these frames, which gave rows, counted under another outcome."""
         counts, outcomes = Counter(self.counts), Counter(self.outcomes)
         for frame in self.frames:
             if frame.frame_no in frame_nos:
-                counts.update({Outcome.SHIPPED: -1, outcome: 1})
-                outcomes.update({(frame.feed, Outcome.SHIPPED): -1, (frame.feed, outcome): 1})
+                former = Outcome.SHIPPED if frame.kind == Kind.DATA else Outcome.CONTROL
+                counts.update({former: -1, outcome: 1})
+                outcomes.update({(frame.feed, former): -1, (frame.feed, outcome): 1})
         return replace(self, counts=counts, outcomes=outcomes)
 
 
@@ -290,7 +331,7 @@ def is_repair(frame: Frame) -> bool:
 
 def trade_name(row: Row) -> tuple[str, str | None, int | str] | None:
     """Return what names a trade among all (venue, symbol or market, its id), or None where the row is none."""
-    if isinstance(row, MarketState) or row.trade_id is None:
+    if isinstance(row, MarketState | LiveStrike) or row.trade_id is None:
         return None
     return row.venue, row.symbol if isinstance(row, BtcPrice) else row.ticker, row.trade_id
 

@@ -9,9 +9,9 @@ from typing import Protocol
 
 import structlog
 
-from recio_ingest import feeds, metrics, momentum, store
+from recio_ingest import metrics, momentum, store
 from recio_ingest.backoff import delays
-from recio_ingest.decode import Decoder
+from recio_ingest.decode import Decoder, recall
 from recio_ingest.errors import (
     ConfigError,
     DatabaseUnavailableError,
@@ -198,7 +198,7 @@ class Shipper:
 
 
 async def _decoder(opened: Store, position: Position) -> Decoder:
-    recalled = await opened.recall(feeds.recall())
+    recalled = await opened.recall(recall())
     return Decoder(position.state, recalled, await opened.recall_prices(momentum.wanted(position.state)))
 
 

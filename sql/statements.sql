@@ -163,6 +163,69 @@ SELECT venue, symbol, "timestamp", price::text AS price
                  ORDER BY "timestamp" DESC, frame_no DESC, row_no DESC LIMIT $4) AS held
  ORDER BY "timestamp", frame_no, row_no
 
+-- strike_markets --
+-- What was told of the markets that are not over, in order: descriptions, and the steps that open and end them. Over is
+-- what closed a day before the last frame, so that a close that was moved forward is among it. The clock is the last
+-- frame's: frames may have waited.
+WITH clock AS (
+  SELECT coalesce((SELECT 'epoch'::timestamptz + (state->>'last_ns')::bigint / 1000 * interval '1 microsecond'
+                     FROM ingest.offsets WHERE stream = 'live'), '-infinity') AS at)
+SELECT ticker, word, event_ticker, strike_type, floor_strike, cap_strike, close_time FROM (
+  (SELECT ticker, status AS word, event_ticker, strike_type, floor_strike, cap_strike, close_time, frame_no, row_no
+     FROM live_data.market_data
+    WHERE close_time > (SELECT at FROM clock) - interval '1 day' ORDER BY close_time DESC LIMIT 50000)
+  UNION ALL
+  (SELECT ticker, status, event_ticker, strike_type, floor_strike, cap_strike, close_time, frame_no, row_no
+     FROM live_data.market_data
+    WHERE close_time IS NULL ORDER BY frame_no DESC LIMIT 5000)
+  UNION ALL
+  SELECT ticker, step.event_type, NULL, NULL, NULL, NULL, NULL, frame_no, row_no
+    FROM unnest(ARRAY['activated', 'deactivated', 'determined', 'settled']) AS step (event_type)
+   CROSS JOIN LATERAL (
+     SELECT ticker, frame_no, row_no FROM live_data.websocket_market_data m
+      WHERE m.event_type = step.event_type AND m.event_type <> 'ticker' ORDER BY frame_no DESC LIMIT 5000) AS last
+ ) AS told
+ ORDER BY frame_no, row_no
+
+-- strike_quotes --
+-- The newest quote of each market that is open, or opens within the hour, since it was described first. Newest is what
+-- came last, which is among the last by the venue's time.
+WITH clock AS (
+  SELECT coalesce((SELECT 'epoch'::timestamptz + (state->>'last_ns')::bigint / 1000 * interval '1 microsecond'
+                     FROM ingest.offsets WHERE stream = 'live'), '-infinity') AS at
+), markets AS (
+  SELECT ticker, min(frame_no) AS since, min(open_time) AS opens FROM (
+    SELECT ticker, frame_no, open_time FROM live_data.market_data
+     WHERE close_time > (SELECT at FROM clock) ORDER BY close_time LIMIT 50000) AS told
+   GROUP BY ticker)
+SELECT k.ticker, q.yes_bid, q.yes_ask, q.no_bid, q.no_ask, q.last_price, q.volume, q.open_interest
+  FROM markets k
+ CROSS JOIN LATERAL (
+  SELECT * FROM (
+    SELECT yes_bid, yes_ask, no_bid, no_ask, last_price, volume, open_interest, frame_no, row_no
+      FROM live_data.websocket_market_data m
+     WHERE m.ticker = k.ticker AND event_type IN ('ticker', 'rest_quote') AND frame_no >= k.since
+     ORDER BY "timestamp" DESC LIMIT 20) AS last
+   ORDER BY frame_no DESC, row_no DESC LIMIT 1) q
+ WHERE k.opens IS NULL OR k.opens <= (SELECT at FROM clock) + interval '1 hour' LIMIT 20000
+
+-- strike_rows --
+-- What the last row of the ladder said of each of them.
+WITH clock AS (
+  SELECT coalesce((SELECT 'epoch'::timestamptz + (state->>'last_ns')::bigint / 1000 * interval '1 microsecond'
+                     FROM ingest.offsets WHERE stream = 'live'), '-infinity') AS at
+), markets AS (
+  SELECT ticker, min(open_time) AS opens FROM (
+    SELECT ticker, open_time FROM live_data.market_data
+     WHERE close_time > (SELECT at FROM clock) ORDER BY close_time LIMIT 50000) AS told
+   GROUP BY ticker)
+SELECT k.ticker, r.yes_bid, r.yes_ask, r.no_bid, r.no_ask
+  FROM markets k
+ CROSS JOIN LATERAL (
+  SELECT yes_bid, yes_ask, no_bid, no_ask FROM live_data.btc_live_strikes s
+   WHERE s.ticker = k.ticker ORDER BY received_at DESC LIMIT 1) r
+ WHERE k.opens IS NULL OR k.opens <= (SELECT at FROM clock) + interval '1 hour' LIMIT 20000
+
 -- open_quarantine --
 -- The next frames that are still unused, in order of arrival.
 SELECT quarantine_id, stream, frame_no, row_no, feed, received_at, frame FROM ingest.quarantine

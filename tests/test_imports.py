@@ -14,7 +14,10 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 
-WORDS = {"__init__", "backoff", "errors", "faults", "momentum", "numeric", "partitions", "records", "settings", "sql"}
+WORDS = {
+    "__init__", "backoff", "errors", "faults", "momentum", "numeric", "partitions", "records", "settings", "sql",
+    "strikes",
+}  # fmt: skip
 VENUES = {"decode"} | {name for name in MODULES if name.split(".")[0] == "feeds"}
 INSTRUMENTS = {"headers", "logs", "metrics", "notify"}
 EDGES = {

@@ -6,8 +6,8 @@ import asyncpg
 import pytest
 from samples import START_NS
 
-from recio_ingest import feeds, store
-from recio_ingest.decode import Decoder
+from recio_ingest import store
+from recio_ingest.decode import Decoder, recall
 from recio_ingest.records import LIVE_STREAM, Frame, Kind
 from recio_ingest.sql import statement
 
@@ -42,7 +42,7 @@ async def test_a_restart_knows_what_is_stored(database: str) -> None:
         assert sum(map(len, batch.tables.values())) == 5
         position = await opened.commit(position, batch)
 
-        again = Decoder(position.state, await opened.recall(feeds.recall())).decode(frames(11))
+        again = Decoder(position.state, await opened.recall(recall())).decode(frames(11))
         assert (again.tables, again.quarantine) == ({}, [])
 
 
@@ -63,6 +63,10 @@ WANTED = {
         ("kalshi_quotes", "steps"),
         ("kalshi_states", "states"),
         ("kalshi_prints", "symbol_timestamp"),
+        ("strike_markets", "close_time"),
+        ("strike_markets", "steps"),
+        ("strike_quotes", "ticker_timestamp"),
+        ("strike_rows", "btc_live_strikes_ticker"),
     ],
 )
 async def test_asking_reads_no_table_whole(database: str, name: str, index: str) -> None:

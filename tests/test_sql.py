@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recio_ingest import feeds
+from recio_ingest import decode
 from recio_ingest.feeds.coinbase_repair import CoinbaseRepair
 from recio_ingest.feeds.kalshi_repair import KalshiRepair
 from recio_ingest.sql import FOLDER, migrations, statement, statements
@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "recio_ingest"
 
 
 def called() -> set[str]:
-    """Return every name that the program asks `statement` for, and those that its venues want to have recalled.
+    """Return every name that the program asks `statement` for, and those that a decoder wants to have recalled.
 
     A name that is neither fails here.
     """
@@ -32,7 +32,7 @@ def called() -> set[str]:
         "gaps_name",
         "recalled_name",
     ]
-    return literal | set(feeds.recall()) | {CoinbaseRepair.GAPS, KalshiRepair.GAPS}
+    return literal | set(decode.recall()) | {CoinbaseRepair.GAPS, KalshiRepair.GAPS}
 
 
 def test_every_statement_is_called_and_every_call_is_answered() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
-from recio_ingest.records import Decoded, Frame, Micros
+from recio_ingest.records import Decoded, Frame, Micros, SpotSource
 from recio_ingest.settings import Feeds
 
 NAMES = ("coinbase", "kalshi")
@@ -172,6 +172,8 @@ class Venue(Protocol):
     NAME: str
     RECALL: Sequence[str]
     """The statements whose rows, in this order of columns, its parser wants to have back at every start."""
+    SPOTS: Sequence[SpotSource]
+    """Which of its prices say where Bitcoin stands."""
 
     def parser(self, state: Mapping[str, Any], recalled: Recalled) -> Parser:
         """Return a parser that goes on from a committed state (empty: from the beginning)."""
@@ -201,6 +203,11 @@ def load(name: str) -> Venue:
 def recall() -> tuple[str, ...]:
     """Return the statements that all venues want the rows of."""
     return tuple(name for venue in NAMES for name in load(venue).RECALL)
+
+
+def spot_sources() -> tuple[SpotSource, ...]:
+    """Return what all venues have to say where Bitcoin stands, the best first."""
+    return tuple(sorted((spot for venue in NAMES for spot in load(venue).SPOTS), key=lambda spot: spot.rank))
 
 
 def configured(settings: Feeds) -> list[Feed]:

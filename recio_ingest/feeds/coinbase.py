@@ -21,11 +21,24 @@ from recio_ingest.feeds.coinbase_repair import CoinbaseRepair
 from recio_ingest.feeds.coinbase_session import CHANNELS, CoinbaseSession
 from recio_ingest.feeds.ledger import TradeIds
 from recio_ingest.feeds.outage import WHOLE, Outage
-from recio_ingest.records import BtcPrice, Decoded, Frame, Gap, Kind, Micros, Outcome, is_repair, make, micros
+from recio_ingest.records import (
+    BtcPrice,
+    Decoded,
+    Frame,
+    Gap,
+    Kind,
+    Micros,
+    Outcome,
+    SpotSource,
+    is_repair,
+    make,
+    micros,
+)
 from recio_ingest.settings import Coinbase
 
 NAME = "coinbase"
 RECALL = ()
+SPOTS = (SpotSource(NAME, "BTC-USD", NAME, rank=1),)
 
 # The heartbeat comes every second, so ten seconds of nothing at all are ten missed ones.
 IDLE_TIMEOUT_S = 10.0
