@@ -14,12 +14,12 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 
-WORDS = {"__init__", "backoff", "errors", "faults", "numeric", "partitions", "records", "settings", "sql"}
+WORDS = {"__init__", "backoff", "errors", "faults", "flow", "numeric", "partitions", "records", "settings", "sql"}
 VENUES = {"decode"} | {name for name in MODULES if name.split(".")[0] == "feeds"}
 INSTRUMENTS = {"headers", "logs", "metrics", "notify"}
 EDGES = {
-    "cluster", "credentials", "embedded", "endings", "rest", "schema", "segments", "spool", "spool_folder", "store",
-    "stream",
+    "cluster", "credentials", "embedded", "endings", "guard", "opening", "rest", "schema", "segments", "spool",
+    "spool_folder", "store", "stream",
 }  # fmt: skip
 FLOWS = {"poll", "replay", "ship"}
 TOP = {"__main__", "report", "service", "status", "web"} | {name for name in MODULES if name.split(".")[0] == "demo"}
@@ -29,7 +29,8 @@ BESIDE = {
     "embedded": {"cluster"},
     "spool": {"segments", "spool_folder"},
     "spool_folder": {"segments"},
-    "stream": {"credentials", "endings", "spool"},
+    "opening": {"credentials", "guard"},
+    "stream": {"endings", "opening", "spool"},
 }
 """The edges that may know another edge; every edge not named here knows none."""
 

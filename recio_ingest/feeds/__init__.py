@@ -113,6 +113,8 @@ class Feed:
     converse: Callable[[], Conversation]
     """Begins what is said over a new connection."""
     rest_url: str = ""
+    proxy: bool = False
+    """Whether the proxy that the environment names is used, for the socket and for REST."""
     enquiry: Enquiry | None = None
     key_file: str = ""
     sign: Callable[[bytes, int], Mapping[str, str]] | None = None

@@ -51,6 +51,7 @@ def feed(settings: Coinbase) -> Feed:
         describe={"products": products, "channels": list(CHANNELS)},
         converse=lambda: CoinbaseSession(products),
         rest_url=settings.rest_url,
+        proxy=settings.proxy,
     )
 
 

@@ -61,6 +61,7 @@ def feed(settings: Kalshi) -> Feed:
         describe={"series": list(settings.series), "by": "socket" if settings.key_id else "rest"},
         converse=lambda: KalshiSession(markets),
         rest_url=settings.rest_url,
+        proxy=settings.proxy,
         enquiry=markets,
         key_file=settings.key_file,
         sign=(lambda pem, now_ms: headers(settings.key_id, pem, path, now_ms)) if settings.key_id else None,
