@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -51,7 +52,7 @@ def _closed(exc: ConnectionClosed, words: str) -> Ending:
     why = exc.__cause__
     if isinstance(why, PeerError):
         return Ending(why.cause, str(why))
-    if isinstance(why, TimeoutError):  # nothing was acknowledged
+    if isinstance(why, OSError) and why.errno == errno.ETIMEDOUT:  # nothing was acknowledged; others have no number
         return Ending("timeout", words)
     if exc.rcvd is not None and exc.rcvd_then_sent is not False:
         return Ending(_CLOSES.get(exc.rcvd.code, "closed"), words)

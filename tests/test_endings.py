@@ -36,9 +36,9 @@ def refused(status: int, body: bytes = b"", headers: Headers | None = None) -> I
     return InvalidStatus(Response(status, "no", headers or Headers(), body))
 
 
-def caused(why: Exception) -> ConnectionClosedError:
-    """An end without a word whose reason is known on this side."""
-    exc = ConnectionClosedError(None, None)
+def caused(why: Exception, sent: Close | None = None) -> ConnectionClosedError:
+    """An end without a word from the peer, whose reason is known on this side."""
+    exc = ConnectionClosedError(None, sent)
     exc.__cause__ = why
     return exc
 
@@ -61,6 +61,7 @@ def caused(why: Exception) -> ConnectionClosedError:
         (ConnectionClosedError(None, Close(1011, "keepalive ping timeout")), "ping"),
         (caused(PeerError("slow", "too slow")), "slow"),
         (caused(TimeoutError(110, "timed out")), "timeout"),
+        (caused(TimeoutError(), Close(1011, "keepalive ping timeout")), "ping"),
         (caused(ConnectionResetError(104, "reset")), "reset"),
         (PeerError("garbage", "no JSON"), "garbage"),
         (ConnectionClosedError(Close(4999, "odd"), None), "closed"),

@@ -38,6 +38,12 @@ MEMORY_BYTES = 24 * 2**20
 GOOD = sending(*messages(LAST))
 
 
+@pytest.fixture(autouse=True)
+def _leave_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of these venues never answer a close."""
+    monkeypatch.setattr(opening, "CLOSE_TIMEOUT_S", 0.05)
+
+
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short waits; what is measured here is not how long they are."""
