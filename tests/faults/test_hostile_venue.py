@@ -1,4 +1,4 @@
-"""The daemon at a venue that does one thing after another wrong, beside one that does not: what stands in the database."""
+"""The daemon at a venue that does one thing after another wrong, beside a good one: what stands in the database."""
 
 from __future__ import annotations
 
