@@ -62,14 +62,23 @@ class Guarded(ClientConnection):
 
     def data_received(self, data: bytes) -> None:
         """Take in what arrived, and judge it."""
+        if len(data) <= PIECE_BYTES:
+            self._take(data)
+            return
         for at in range(0, len(data), PIECE_BYTES):
-            queue = self.recv_messages.frames
-            before = len(queue)
-            super().data_received(data if len(data) <= PIECE_BYTES else data[at : at + PIECE_BYTES])
-            if self.protocol.state is State.OPEN:
+            self._take(data[at : at + PIECE_BYTES])
+
+    def _take(self, data: bytes) -> None:
+        protocol, queue = self.protocol, self.recv_messages.frames
+        before = len(queue)
+        super().data_received(data)
+        if protocol.state is State.OPEN:
+            if protocol.current_size is not None or protocol.reader.buffer or self._sent:
                 self._judge(len(queue) - before)
-            elif self.protocol.state is State.CLOSING:
-                self._leave()
+            else:  # almost always: whole messages, and nothing was asked
+                self._began_s, self._fragments = None, 0
+        elif protocol.state is State.CLOSING:
+            self._leave()
 
     def send_data(self) -> None:
         """Write what is to be written, and count it."""
