@@ -300,12 +300,12 @@ async def test_too_much_garbage(tmp_path: Path) -> None:
 
 async def test_an_own_clock_that_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """W18: a clock that jumps back an hour, or ahead a day, between messages ends no connection and delays nothing."""
-    monkeypatch.setattr(coinbase, "IDLE_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(coinbase, "IDLE_TIMEOUT_S", 0.5)
     offsets_s = itertools.cycle([0, -3600, 86_400, -86_400, 0])
 
     async def handler(connection: ServerConnection) -> None:
         await welcome(connection)
-        for n in range(25):
+        for n in range(12):
             await connection.send(b'{"type":"odd","n":%d}' % n)
             await asyncio.sleep(0.1)
         await connection.send(LAST)
@@ -318,11 +318,11 @@ async def test_an_own_clock_that_is_set_back(tmp_path: Path, monkeypatch: pytest
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(each) for each in (spool.run(), reader.run())]
                 frames = await _until_last(spool)
-                assert reader.status.received >= 20
+                assert reader.status.received >= 8
                 for task in tasks:
                     task.cancel()
     assert _ends(frames) == []
-    assert len(frames) == 28
+    assert len(frames) == 15
 
 
 async def test_a_limit_is_left_in_peace(tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ async def test_only_good_data_makes_the_next_attempt_prompt(
 
 async def test_a_thousand_flaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """W28: a venue that lets in, confirms and hangs up is never asked in a fast loop, and costs no file descriptor."""
-    cap_s = 0.004
+    cap_s = 0.002
     monkeypatch.setattr(stream, "WAITS_S", (cap_s / 16, cap_s))
     came_s: list[float] = []
     open_files: list[int] = []
