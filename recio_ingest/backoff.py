@@ -5,8 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-# A refused key is not mended by asking, and venues lock out who asks often; a limit is over when it is left in peace.
-_BY_CAUSE_S = {"unauthorised": (30.0, 300.0), "key": (30.0, 300.0), "rate_limited": (5.0, 300.0)}
+# A refused key is not mended by asking, and venues lock out who asks often; a limit is over when it is left in peace,
+# and so is what a venue calls a breach of its policy. A server's own fault lasts longer than a moment; a server that
+# says it is going away is replaced by the next one at once.
+_BY_CAUSE_S = {
+    "unauthorised": (30.0, 300.0),
+    "key": (30.0, 300.0),
+    "rate_limited": (5.0, 300.0),
+    "policy": (5.0, 300.0),
+    "server_error": (5.0, 60.0),
+    "going_away": (0.2, 30.0),
+}
 
 
 def delays(first_s: float, cap_s: float) -> Iterator[float]:
@@ -21,23 +30,25 @@ def delays(first_s: float, cap_s: float) -> Iterator[float]:
 
 
 class Waits:
-    """The waits of one connection, by why the last attempt failed; `usual_s` are the first and the longest."""
+    """The waits of one connection, by why the last attempt failed; `usual_s` are the first and the longest.
+
+    Each kind of wait grows for itself, until a good attempt: two causes by turns shorten nothing.
+    """
 
     def __init__(self, usual_s: tuple[float, float]) -> None:
         self._usual_s = usual_s
-        self._limits_s = usual_s
-        self._delays = delays(*usual_s)
+        self._delays: dict[tuple[float, float], Iterator[float]] = {}
 
     def next_s(self, cause: str, asked_s: float = 0.0) -> float:
         """Return how long to wait now, never shorter than the venue asked for."""
         limits_s = _BY_CAUSE_S.get(cause, self._usual_s)
-        if limits_s != self._limits_s:
-            self._limits_s, self._delays = limits_s, delays(*limits_s)
-        return max(next(self._delays), asked_s)
+        if limits_s not in self._delays:
+            self._delays[limits_s] = delays(*limits_s)
+        return max(next(self._delays[limits_s]), asked_s)
 
     def reset(self) -> None:
         """Begin anew: the last attempt was a good one."""
-        self._limits_s, self._delays = self._usual_s, delays(*self._usual_s)
+        self._delays.clear()
 
 
 class Pace:

@@ -91,6 +91,14 @@ class RefusedError(RecioError):
     """The venue does not confirm the subscription."""
 
 
+class PeerError(RecioError):
+    """What a peer does is no use; `cause` is one of a fixed set of words (a metric label)."""
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
 class BadMessageError(RecioError):
     """A venue's message does not have the shape that its type promises.
 

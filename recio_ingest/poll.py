@@ -51,7 +51,7 @@ class Poller:
         waits = Waits(WAITS_S)
         if self._is_line:
             metrics.CONNECTED.labels(self.feed.name).set(0)
-        async with rest.asking(self.feed.name, self.feed.rest_url) as client:
+        async with rest.asking(self.feed.name, self.feed.rest_url, proxy=self.feed.proxy) as client:
             try:
                 while True:
                     await self._turn(client, waits)

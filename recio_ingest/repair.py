@@ -52,7 +52,7 @@ class Repairer:
 
     async def run(self) -> None:
         """Repair until cancelled."""
-        async with rest.asking(self.feed.name, self.feed.rest_url) as client:
+        async with rest.asking(self.feed.name, self.feed.rest_url, proxy=self.feed.proxy) as client:
             while True:
                 seen = self._progress.gaps
                 try:

@@ -98,12 +98,12 @@ class Bucket:
 
 
 @asynccontextmanager
-async def asking(feed: str, url: str) -> AsyncIterator[Rest]:
-    """Yield a client; proxies of the environment are not used."""
+async def asking(feed: str, url: str, *, proxy: bool = False) -> AsyncIterator[Rest]:
+    """Yield a client; a proxy of the environment is used only where that was asked for."""
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S, connect=CONNECT_WITHIN_S)
     headers = {"User-Agent": "recio-ingest", "Accept": "application/json"}
     jar = aiohttp.DummyCookieJar()  # a venue's cookies are of no use, and there could be any number of them
-    async with aiohttp.ClientSession(timeout=timeout, headers=headers, trust_env=False, cookie_jar=jar) as session:
+    async with aiohttp.ClientSession(timeout=timeout, headers=headers, trust_env=proxy, cookie_jar=jar) as session:
         yield Rest(feed, url, session)
 
 

@@ -69,6 +69,7 @@ class Coinbase(_Section):
     url: _WebsocketUrl = "wss://ws-feed.exchange.coinbase.com"
     rest_url: _RestUrl = "https://api.exchange.coinbase.com"
     products: tuple[_Name, ...] = ("BTC-USD",)
+    proxy: bool = False
 
 
 class Kalshi(_Section):
@@ -80,6 +81,7 @@ class Kalshi(_Section):
     series: tuple[_Name, ...] = ("KXBTCD",)
     key_id: _KeyId = ""
     key_file: str = ""
+    proxy: bool = False
 
 
 class Feeds(_Section):

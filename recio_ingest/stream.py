@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 import orjson
 import structlog
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 
 from recio_ingest import metrics
 from recio_ingest.backoff import Pace, Waits
-from recio_ingest.credentials import read_key
 from recio_ingest.endings import Ending, explain
 from recio_ingest.feeds import Conversation, Feed
+from recio_ingest.flow import Flow, Garbage
 from recio_ingest.headers import note_clock
+from recio_ingest.opening import Opening
 from recio_ingest.records import Kind
 from recio_ingest.spool import Spool
 
 log = structlog.get_logger()
 
-OPEN_TIMEOUT_S = 10.0
-PING_INTERVAL_S = 5.0
-PING_TIMEOUT_S = 5.0
-# websockets waits this long for the answer to its own close before it gives the socket up; the default of 10 s is
-# added to every dead peer's detection.
-CLOSE_TIMEOUT_S = 1.0
-# The largest message of these channels is under 2 kB, the list of what is subscribed to under 100 kB; past this limit
-# the peer is closed with 1009.
-MAX_MESSAGE_BYTES = 2**20
 WAITS_S = (0.5, 30.0)
-# A connection that lasted this long with its subscription confirmed was a good one: the next attempt is prompt.
+# A connection over which data flowed for so long, with all confirmed, was a good one: the next attempt is prompt.
 HEALTHY_S = 10.0
 # What a feed has to say unasked (another market to follow, an answer that is overdue) waits for so long at most.
 TALK_EVERY_S = 0.5
@@ -46,8 +38,8 @@ SECOND_NS = 1_000_000_000
 LIMIT_CHECK_S = 0.1
 # A pause shorter than this is one slow commit: the kernel's buffer holds what the venue sends meanwhile.
 LONG_PAUSE_S = 1.0
-# Venues refuse a signature that is 10 s old (seen); a clock that is off by less than this is not why.
-CLOCK_OFF_S = 5.0
+# What every message of these venues begins with.
+BRACE = ord("{")
 
 
 @dataclass(slots=True)
@@ -56,7 +48,6 @@ class FeedStatus:
 
     connected: bool = False
     cause: str = "starting"
-    confirmed_s: float = 0.0
     last_message_s: float = 0.0
     received: int = 0
 
@@ -73,7 +64,8 @@ class Stream:
         self._spool = spool
         self._now_ns = now_ns
         self._trouble = ""
-        self._venue_ahead_s = 0.0
+        self._opening = Opening(feed, now_ns)
+        self._flow = Flow()
         self._heard = asyncio.Event()
 
     async def run(self) -> None:
@@ -81,7 +73,7 @@ class Stream:
         waits, corrected = Waits(WAITS_S), False
         metrics.CONNECTED.labels(self.feed.name).set(0)
         while True:
-            self.status.confirmed_s = 0.0
+            self._flow = Flow()
             try:
                 await self._hold()
             except Exception as exc:  # whatever one attempt runs into, there is a next one
@@ -90,9 +82,9 @@ class Stream:
                     raise asyncio.CancelledError from exc
                 ending = explain(exc, self.feed.advise)
             metrics.RECONNECTS.labels(self.feed.name, ending.cause).inc()
-            if self.status.confirmed_s and time.monotonic() - self.status.confirmed_s > HEALTHY_S:
+            if self._flow.flowed_s >= HEALTHY_S:
                 waits.reset()
-            corrected = not corrected and ending.cause == "unauthorised" and self._correct_clock(ending.headers)
+            corrected = not corrected and ending.cause == "unauthorised" and self._opening.correct_clock(ending.headers)
             if corrected:
                 continue
             pause_s = waits.next_s(ending.cause, ending.wait_s)
@@ -101,18 +93,7 @@ class Stream:
 
     async def _hold(self) -> None:
         """Hold one connection for as long as it lasts. Never returns: raises why it ended."""
-        async with connect(
-            self.feed.url,
-            additional_headers=self._signed(),
-            open_timeout=OPEN_TIMEOUT_S,
-            ping_interval=PING_INTERVAL_S,
-            ping_timeout=PING_TIMEOUT_S,
-            close_timeout=CLOSE_TIMEOUT_S,
-            max_size=MAX_MESSAGE_BYTES,
-            compression=None,
-            proxy=None,  # not from whatever variable the environment happens to hold
-            user_agent_header="recio-ingest",
-        ) as socket:
+        async with self._opening.attempt() as socket:
             cause, conversation = "shutdown", self.feed.converse()
             self._mark(Kind.CONNECTED, dict(self.feed.describe))
             if socket.response is not None:
@@ -129,28 +110,6 @@ class Stream:
                 self._unsettle()
                 metrics.INCOMPLETE.labels(self.feed.name).set(0)  # nothing of it is connected
                 self._mark(Kind.DISCONNECTED, {"cause": cause})
-
-    def _signed(self) -> Mapping[str, str]:
-        """Return the headers that sign an attempt made now; the key is read anew, it may have been exchanged."""
-        if self.feed.sign is None:
-            return {}
-        venue_ms = self._now_ns() // 1_000_000 + round(self._venue_ahead_s * 1000)
-        return self.feed.sign(read_key(self.feed.key_file), venue_ms)
-
-    def _correct_clock(self, headers: Mapping[str, str]) -> bool:
-        """Take the venue's time for the next signature where ours was too far from it; return whether it was."""
-        skew_s = note_clock(self.feed.name, headers)
-        if skew_s is None or abs(skew_s + self._venue_ahead_s) < CLOCK_OFF_S:
-            return False
-        self._venue_ahead_s = -skew_s
-        log.warning(
-            "feed.clock_off",
-            feed=self.feed.name,
-            off_s=round(skew_s, 1),
-            hint="set this machine's clock (timedatectl set-ntp true): arrival times are wrong by as much; "
-            "signing with the venue's time meanwhile",
-        )
-        return True
 
     async def _talk(self, socket: ClientConnection, conversation: Conversation) -> None:
         """Send what the feed has to say: at once after it has heard something, and now and then."""
@@ -172,7 +131,6 @@ class Stream:
         elif not self.status.connected:
             log.info("feed.connected", feed=self.feed.name, **self.feed.describe)
             self._trouble, self.status.connected = "", True
-            self.status.confirmed_s = self.status.confirmed_s or time.monotonic()
             metrics.CONNECTED.labels(self.feed.name).set(1)
 
     def _unsettle(self) -> None:
@@ -183,7 +141,7 @@ class Stream:
         """Append every message; the hot loop of the program, so what can be done once a second is."""
         name, append, now_ns, recv = self.feed.name, self._spool.append, self._now_ns, socket.recv
         clock, listens = asyncio.get_running_loop().time, conversation.listens
-        count, renewed_ns = 0, 0
+        count, renewed_ns, garbage = 0, 0, Garbage()
         try:
             async with asyncio.timeout(self.feed.idle_timeout_s) as limit:
                 while True:
@@ -191,6 +149,8 @@ class Stream:
                     recv_ns = now_ns()
                     append(name, Kind.DATA, recv_ns, data)
                     count += 1
+                    if not data or data[0] != BRACE:
+                        garbage.heard(data, clock())
                     if listens(data):
                         self._hear(conversation, data)
                     if not 0 <= recv_ns - renewed_ns <= SECOND_NS:  # also when the clock was set back
@@ -230,7 +190,10 @@ class Stream:
             log.info("feed.resumed", feed=self.feed.name)
 
     def _count(self, count: int) -> int:
-        self.status.last_message_s = time.monotonic()
+        if count:
+            self.status.last_message_s = time.monotonic()
+            if self.status.connected:
+                self._flow.heard(self.status.last_message_s)
         self.status.received += count
         metrics.FRAMES_RECEIVED.labels(self.feed.name).inc(count)
         return 0

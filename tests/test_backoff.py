@@ -25,13 +25,24 @@ def test_clients_do_not_come_back_in_step() -> None:
 
 
 def test_each_cause_has_its_own_waits() -> None:
-    """A refused key begins at half a minute, whatever the waits before it were; another cause begins anew."""
+    """A refused key begins at half a minute, whatever the waits before it were; a restart is followed at once."""
     waits = Waits((1.0, 8.0))
     assert [0.5 * 2**n <= waits.next_s("reset") <= 2**n for n in range(4)] == [True] * 4
     assert 15 <= waits.next_s("unauthorised") <= 30
     assert 30 <= waits.next_s("key") <= 60
     assert 2.5 <= waits.next_s("rate_limited") <= 5
-    assert 0.5 <= waits.next_s("reset") <= 1
+    assert 5 <= waits.next_s("policy") <= 10
+    assert 2.5 <= waits.next_s("server_error") <= 5
+    assert 0.1 <= waits.next_s("going_away") <= 0.2
+
+
+def test_causes_by_turns_shorten_nothing() -> None:
+    """A venue that ends its connections in two ways by turns is waited for as long as one that has a single way."""
+    waits = Waits((1.0, 8.0))
+    for _ in range(10):
+        pauses_s = waits.next_s("reset"), waits.next_s("going_away")
+    assert pauses_s[0] >= 4
+    assert pauses_s[1] >= 15
 
 
 def test_a_good_attempt_begins_anew() -> None:

@@ -14,6 +14,7 @@ from websockets.exceptions import (
     ConnectionClosedOK,
     InvalidHandshake,
     InvalidMessage,
+    InvalidProxy,
     InvalidStatus,
 )
 from websockets.frames import Close
@@ -21,7 +22,7 @@ from websockets.http11 import Response
 
 from recio_ingest.backoff import Waits
 from recio_ingest.endings import explain
-from recio_ingest.errors import ConfigError, RefusedError
+from recio_ingest.errors import ConfigError, PeerError, RefusedError
 from recio_ingest.feeds import kalshi_feed
 
 
@@ -35,12 +36,34 @@ def refused(status: int, body: bytes = b"", headers: Headers | None = None) -> I
     return InvalidStatus(Response(status, "no", headers or Headers(), body))
 
 
+def caused(why: Exception, sent: Close | None = None) -> ConnectionClosedError:
+    """An end without a word from the peer, whose reason is known on this side."""
+    exc = ConnectionClosedError(None, sent)
+    exc.__cause__ = why
+    return exc
+
+
 @pytest.mark.parametrize(
     ("exc", "cause"),
     [
         (ConnectionClosedOK(Close(1000, ""), None), "closed"),
-        (ConnectionClosedError(Close(1001, "going away"), None), "closed"),
+        (ConnectionClosedError(Close(1001, "going away"), None), "going_away"),
+        (ConnectionClosedError(Close(1002, ""), None), "protocol"),
+        (ConnectionClosedError(Close(1007, ""), None), "protocol"),
+        (ConnectionClosedError(Close(1008, "policy"), None), "policy"),
+        (ConnectionClosedError(Close(1009, "too big"), None), "oversize"),
         (ConnectionClosedError(Close(1011, "oops"), None), "server_error"),
+        (ConnectionClosedError(Close(1012, "restart"), None), "going_away"),
+        (ConnectionClosedError(Close(1013, "later"), None), "server_error"),
+        (ConnectionClosedError(None, Close(1002, "rules")), "protocol"),
+        (ConnectionClosedError(None, Close(1009, "too big")), "oversize"),
+        (ConnectionClosedError(Close(1009, ""), Close(1009, "too big"), rcvd_then_sent=False), "oversize"),
+        (ConnectionClosedError(None, Close(1011, "keepalive ping timeout")), "ping"),
+        (caused(PeerError("slow", "too slow")), "slow"),
+        (caused(TimeoutError(110, "timed out")), "timeout"),
+        (caused(TimeoutError(), Close(1011, "keepalive ping timeout")), "ping"),
+        (caused(ConnectionResetError(104, "reset")), "reset"),
+        (PeerError("garbage", "no JSON"), "garbage"),
         (ConnectionClosedError(Close(4999, "odd"), None), "closed"),
         (ConnectionClosedError(None, None), "reset"),
         (refused(401), "unauthorised"),
@@ -113,9 +136,15 @@ def test_headers_that_stand_there_twice_can_be_explained() -> None:
 
 
 def test_a_refused_key_waits_long() -> None:
-    """A refused key is tried again after 15 s at the earliest, and a limit after 2.5 s, growing to minutes."""
-    for cause, first_s in (("unauthorised", 15.0), ("key", 15.0), ("rate_limited", 2.5)):
+    """A refused key is tried again after 15 s at the earliest, a limit or policy after 2.5 s, growing to minutes."""
+    for cause, first_s in (("unauthorised", 15.0), ("key", 15.0), ("rate_limited", 2.5), ("policy", 2.5)):
         waits = Waits((0.1, 1.0))
         pauses = [waits.next_s(cause) for _ in range(8)]
         assert pauses[0] >= first_s
         assert 150 <= pauses[-1] <= 300
+
+
+def test_a_proxys_password_is_not_told() -> None:
+    """A proxy that the environment names wrongly is complained about without its address, where a password may be."""
+    ending = explain(InvalidProxy("ftp://me:secret@proxy", "scheme ftp isn't supported"), silent)
+    assert (ending.cause, "secret" in ending.words, "ftp isn't" in ending.words) == ("handshake", False, True)

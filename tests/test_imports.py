@@ -15,14 +15,14 @@ MODULES = {
 }
 
 WORDS = {
-    "__init__", "backoff", "errors", "faults", "momentum", "numeric", "partitions", "records", "settings", "sql",
-    "strikes",
+    "__init__", "backoff", "errors", "faults", "flow", "momentum", "numeric", "partitions", "records", "settings",
+    "sql", "strikes",
 }  # fmt: skip
 VENUES = {"decode"} | {name for name in MODULES if name.split(".")[0] == "feeds"}
 INSTRUMENTS = {"headers", "logs", "metrics", "notify"}
 EDGES = {
-    "cluster", "credentials", "embedded", "endings", "rest", "schema", "segments", "spool", "spool_folder", "store",
-    "stream",
+    "cluster", "credentials", "embedded", "endings", "guard", "opening", "rest", "schema", "segments", "spool",
+    "spool_folder", "store", "stream",
 }  # fmt: skip
 FLOWS = {"known", "poll", "repair", "replay", "ship"}
 TOP = {"__main__", "report", "service", "status", "web"} | {name for name in MODULES if name.split(".")[0] == "demo"}
@@ -32,7 +32,8 @@ BESIDE = {
     "embedded": {"cluster"},
     "spool": {"segments", "spool_folder"},
     "spool_folder": {"segments"},
-    "stream": {"credentials", "endings", "spool"},
+    "opening": {"credentials", "guard"},
+    "stream": {"endings", "opening", "spool"},
 }
 """The edges that may know another edge; every edge not named here knows none."""
 

@@ -26,6 +26,7 @@ DEFAULTS: dict[str, Any] = {
             "url": "wss://ws-feed.exchange.coinbase.com",
             "rest_url": "https://api.exchange.coinbase.com",
             "products": ["BTC-USD"],
+            "proxy": False,
         },
         "kalshi": {
             "enabled": True,
@@ -34,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
             "series": ["KXBTCD"],
             "key_id": "",
             "key_file": "",
+            "proxy": False,
         },
     },
     "spool": {"retain_s": 3600, "max_bytes": 8589934592, "sync_interval_ms": 20},

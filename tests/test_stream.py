@@ -7,8 +7,7 @@ import contextlib
 import dataclasses
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
 from email.utils import formatdate
 from itertools import count, cycle
 from pathlib import Path
@@ -17,65 +16,20 @@ import orjson
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from harness.kalshi_client import ED, simulated
+from harness.streaming import ACK, recorded, recording, venue, welcome
 from harness.waiting import until
 from structlog.testing import capture_logs
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
-from recio_ingest import backoff, stream
+from recio_ingest import backoff, guard, stream
 from recio_ingest.errors import RefusedError
 from recio_ingest.feeds import Feed, Notice, coinbase, kalshi_feed
-from recio_ingest.feeds.coinbase_session import CHANNELS, CoinbaseSession
+from recio_ingest.feeds.coinbase_session import CoinbaseSession
 from recio_ingest.records import Frame, Kind
 from recio_ingest.settings import Coinbase, Kalshi
 from recio_ingest.spool import Spool
 from recio_ingest.stream import Stream
-
-Handler = Callable[[ServerConnection], Awaitable[None]]
-ACK = {
-    "type": "subscriptions",
-    "channels": [{"name": name, "product_ids": ["BTC-USD"]} for name in CHANNELS],
-}
-
-
-@asynccontextmanager
-async def recording(tmp_path: Path, url: str, feed: Feed | None = None) -> AsyncIterator[tuple[Stream, Spool]]:
-    """A stream that records into a spool, until left."""
-    feed = feed or coinbase.feed(Coinbase(url=url))
-    with Spool(tmp_path / "spool", [feed.name], sync_interval_s=0) as spool:
-        reader = Stream(feed, spool)
-        async with asyncio.TaskGroup() as group:
-            spooling = group.create_task(spool.run())
-            reading = group.create_task(reader.run())
-            try:
-                yield reader, spool
-            finally:
-                reading.cancel()
-                await asyncio.wait([reading])
-                await spool.close()
-                await spooling
-
-
-@asynccontextmanager
-async def venue(handler: Handler, **options: object) -> AsyncIterator[str]:
-    """A websocket server on loopback that behaves as the test says."""
-    async with serve(handler, "127.0.0.1", 0, compression=None, **options) as server:  # type: ignore[arg-type]
-        yield f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
-
-
-async def welcome(connection: ServerConnection) -> None:
-    """Take the subscription and confirm it."""
-    await connection.recv()
-    await connection.send(orjson.dumps(ACK), text=True)
-
-
-async def recorded(spool: Spool, count: int, within_s: float = 10) -> list[Frame]:
-    """The first durable frames of a spool."""
-    frames: list[Frame] = []
-    async with asyncio.timeout(within_s):
-        while len(frames) < count:
-            frames += await spool.read(frames[-1].frame_no if frames else spool.start_no - 1, count - len(frames))
-    return frames
 
 
 async def test_records_what_comes(tmp_path: Path) -> None:
@@ -187,13 +141,13 @@ async def test_too_large_message(tmp_path: Path) -> None:
 
     async def handler(connection: ServerConnection) -> None:
         await welcome(connection)
-        await connection.send("x" * (stream.MAX_MESSAGE_BYTES + 1))
+        await connection.send("x" * (guard.MAX_MESSAGE_BYTES + 1))
         await connection.wait_closed()
 
     async with venue(handler) as url, recording(tmp_path, url) as (_, spool):
         frames = await recorded(spool, 3)
 
-    assert frames[2].kind == Kind.DISCONNECTED
+    assert (frames[2].kind, frames[2].data) == (Kind.DISCONNECTED, b'{"cause":"oversize"}')
 
 
 @pytest.mark.parametrize(("status", "cause"), [(401, "unauthorised"), (429, "rate_limited"), (503, "handshake")])

@@ -155,6 +155,8 @@ class Feed:
     converse: Callable[[], Conversation]
     """Begins what is said over a new connection."""
     rest_url: str = ""
+    proxy: bool = False
+    """Whether the proxy that the environment names is used, for the socket and for REST."""
     enquiry: Enquiry | None = None
     repair: Repair | None = None
     key_file: str = ""

@@ -67,6 +67,7 @@ def feed(settings: Coinbase) -> Feed:
         converse=lambda: CoinbaseSession(products),
         rest_url=settings.rest_url,
         repair=CoinbaseRepair(),
+        proxy=settings.proxy,
     )
 
 

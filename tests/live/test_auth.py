@@ -168,7 +168,7 @@ async def test_a_key_expires(database: str, tmp_path: Path) -> None:
         await more_rows(database, QUOTES)
         lines = log(daemon, *TROUBLE)
         assert _told(lines, "cause") == [
-            ("feed.disconnected", "warning", "closed"),
+            ("feed.disconnected", "warning", "policy"),
             ("feed.disconnected", "warning", "unauthorised"),
         ]
         assert lines[1]["hint"].startswith("the key has expired: make a new one at Kalshi")

@@ -76,7 +76,7 @@ async def test_an_expired_key_is_renewed(tmp_path: Path) -> None:
             venue.restore("ed")
             await _is(stream, connected=True)
             await venue.subscribed()
-    assert _told(lines) == [("feed.disconnected", "closed"), ("feed.disconnected", "unauthorised")]
+    assert _told(lines) == [("feed.disconnected", "policy"), ("feed.disconnected", "unauthorised")]
     assert [line["event"] for line in lines if line["event"] == "feed.connected"] == ["feed.connected"] * 2
 
 
@@ -97,7 +97,7 @@ async def test_an_exchanged_key_file_is_taken(tmp_path: Path) -> None:
             write_key(tmp_path / "ed.pem", ED)
             await _is(stream, connected=True)
     assert _told(lines) == [
-        ("feed.disconnected", "closed"),
+        ("feed.disconnected", "going_away"),
         ("feed.disconnected", "unauthorised"),
         ("feed.disconnected", "key"),
     ]

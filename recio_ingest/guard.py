@@ -1,0 +1,114 @@
+"""A connection that gives up on a peer which keeps the rules of the protocol, or does not, and is no use either way.
+
+The library refuses what is malformed or too large. What it takes for as long as it lasts is bounded here: a message
+that is never finished, fragments without end, pings without end, a peer that was told to go and stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection
+from websockets.frames import CloseCode
+from websockets.protocol import State
+
+from recio_ingest.errors import PeerError
+
+# A venue that says nothing is found within the sum of these three: an answer awaited at the worst moment, and the
+# library's wait for the answer to its own close, whose default of 10 s would be added to every dead peer's detection.
+PING_INTERVAL_S, PING_TIMEOUT_S, CLOSE_TIMEOUT_S = 4.0, 4.0, 1.0
+# What was sent and never acknowledged: the kernel would go on trying for a quarter of an hour.
+UNACKNOWLEDGED_MS = 8000
+# The largest message of these channels is under 2 kB, the list of what is subscribed to under 100 kB; past this limit
+# the peer is closed with 1009.
+MAX_MESSAGE_BYTES = 2**20
+# Sooner than the next unanswered ping, which such a peer cannot answer in the middle of a frame: it has its own cause.
+MESSAGE_WITHIN_S = 5.0
+# Fragments need not hold anything, so the limit of the message does not bound them. No venue here uses any.
+MAX_FRAGMENTS = 1000
+# Each is an answer to a ping, or a command of ours; there are some tens when a connection begins.
+MAX_SENT_PER_S = 500
+# What arrives at once is looked at in such pieces: a hundred thousand empty frames fit into one read.
+PIECE_BYTES = 16_384
+
+
+class Guarded(ClientConnection):
+    """Looks at itself after every read, never for each message."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401  # what the library gives it
+        super().__init__(*args, **options)
+        self._began_s: float | None = None
+        """When what is incomplete now began."""
+        self._fragments = 0
+        self._sent, self._sent_since_s = 0, 0.0
+        self._leaving = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; a pause that is ours is not the peer's slowness."""
+        super().connection_made(transport)
+        option = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux
+        carrier = transport.get_extra_info("socket")
+        if option is not None and carrier is not None:
+            carrier.setsockopt(socket.IPPROTO_TCP, option, UNACKNOWLEDGED_MS)
+        resume = self.recv_messages.resume
+
+        def go_on() -> None:
+            self._began_s = None
+            resume()
+
+        self.recv_messages.resume = go_on
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what arrived, and judge it."""
+        if len(data) <= PIECE_BYTES:
+            self._take(data)
+            return
+        for at in range(0, len(data), PIECE_BYTES):
+            self._take(data[at : at + PIECE_BYTES])
+
+    def _take(self, data: bytes) -> None:
+        protocol, queue = self.protocol, self.recv_messages.frames
+        before = len(queue)
+        super().data_received(data)
+        if protocol.state is State.OPEN:
+            if protocol.current_size is not None or protocol.reader.buffer or self._sent:
+                self._judge(len(queue) - before)
+            else:  # almost always: whole messages, and nothing was asked
+                self._began_s, self._fragments = None, 0
+        elif protocol.state is State.CLOSING:
+            self._leave()
+
+    def send_data(self) -> None:
+        """Write what is to be written, and count it."""
+        self._sent += len(self.protocol.writes)
+        super().send_data()
+
+    def _judge(self, completed: int) -> None:
+        now_s, unfinished = self.loop.time(), self.protocol.current_size is not None
+        if now_s - self._sent_since_s > 1:
+            self._sent, self._sent_since_s = 0, now_s
+        self._fragments = self._fragments + completed if unfinished else 0
+        if not (unfinished or self.protocol.reader.buffer):
+            self._began_s = None
+        elif self._began_s is None or (completed and not unfinished):
+            self._began_s = now_s
+        elif now_s - self._began_s > MESSAGE_WITHIN_S:
+            self._give_up("slow", f"a message is not complete within {MESSAGE_WITHIN_S:.0f} s")
+        if self._fragments > MAX_FRAGMENTS:
+            self._give_up("protocol", f"a message of more than {MAX_FRAGMENTS} fragments")
+        elif self._sent > MAX_SENT_PER_S:
+            self._give_up("protocol", f"more than {MAX_SENT_PER_S} pings within a second")
+
+    def _give_up(self, cause: str, words: str) -> None:
+        self.set_connection_exc(PeerError(cause, words))
+        self.protocol.fail(CloseCode.POLICY_VIOLATION, words)
+        self.send_data()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Leave in a moment: it is the server that ends the connection, if it does as it should."""
+        if not self._leaving:
+            self._leaving = True
+            self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
