@@ -23,6 +23,7 @@ from structlog.testing import capture_logs
 
 from recio_ingest import poll, rest
 from recio_ingest.feeds import Feed, Request, kalshi_feed, kalshi_markets, kalshi_questions
+from recio_ingest.feeds.kalshi_exchange import Exchange
 from recio_ingest.feeds.kalshi_markets import Markets
 from recio_ingest.poll import Poller
 from recio_ingest.records import Frame, Kind
@@ -358,9 +359,9 @@ def test_the_simulated_venue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     async def main() -> frozenset[str]:
         async with simulated(hour_s=3600.0) as venue:
             feed = rest_feed(venue.rest_url)
-            assert isinstance(feed.enquiry, Markets)
+            assert isinstance(feed.enquiry, Exchange)
             async with polling(tmp_path, feed) as (poller, _):
-                enquiry = feed.enquiry
+                enquiry = feed.enquiry.markets
                 await until(lambda: asyncio.sleep(0, enquiry.asked and enquiry.wanted), within_s=10, what="markets")
                 venue.rest_hang()
                 await until(lambda: asyncio.sleep(0, not poller.status.connected), within_s=5, what="the end")
@@ -393,8 +394,8 @@ def test_given_up_questions_are_not_trouble_for_ever(tmp_path: Path, monkeypatch
             feed = rest_feed(url)
             async with polling(tmp_path, feed):
                 await asyncio.sleep(0.3)
-                assert isinstance(feed.enquiry, Markets)
-                feed.enquiry._unopened.clear()
+                assert isinstance(feed.enquiry, Exchange)
+                feed.enquiry.markets._unopened.clear()
                 bad = False
                 await asyncio.sleep(0.4)
 

@@ -262,6 +262,9 @@ async def test_a_clock_that_is_right_is_not_corrected(tmp_path: Path) -> None:
     body = '{"error":{"code":"authentication_error","message":"NOT_FOUND"}}'
     with stamps(cycle([0]), body=body) as (ahead_s, options), capture_logs() as lines:
         async with venue(idle, **options) as url, recording(tmp_path, url, signing(tmp_path, url)):
+            async with asyncio.timeout(10):
+                while not lines:
+                    await asyncio.sleep(0.01)
             await asyncio.sleep(0.25)
 
     assert len(ahead_s) == 1

@@ -20,17 +20,17 @@ class Exchange:
     """Asks about markets first: what they are is recorded, whether they trade only explains a silence."""
 
     def __init__(self, markets: Markets) -> None:
-        self._markets = markets
+        self.markets = markets
         self._asked_s: float | None = None
 
     @property
     def trouble(self) -> str:
         """What the answers lack."""
-        return self._markets.trouble
+        return self.markets.trouble
 
     def due(self, now_s: float) -> Request | None:
         """Return what to ask now, if anything."""
-        request = self._markets.due(now_s)
+        request = self.markets.due(now_s)
         if request is not None:
             return request
         if self._asked_s is None:
@@ -43,10 +43,10 @@ class Exchange:
     def take(self, request: Request, answer: bytes, now_s: float) -> Request | None:
         """Take an answer in; return the request for its next page. Raises BadMessageError for another shape."""
         if request.path != PATH:
-            return self._markets.take(request, answer, now_s)
+            return self.markets.take(request, answer, now_s)
         try:
             status = orjson.loads(answer)
-            self._markets.exchange_trades = status["exchange_active"] is True and status["trading_active"] is True
+            self.markets.exchange_trades = status["exchange_active"] is True and status["trading_active"] is True
         except (orjson.JSONDecodeError, KeyError, TypeError) as exc:
             raise BadMessageError("schema", f"no status of the exchange: {exc!r}"[:200]) from None
         return None
