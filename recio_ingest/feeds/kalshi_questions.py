@@ -18,7 +18,7 @@ from recio_ingest.feeds import Request
 # A market's description has 1.5 kB: a page of 200 is decoded in some 10 ms, in which nothing else is.
 PAGE_MARKETS = 200
 # The most that a page may have by the venue's own word; one that has more is not read.
-MAX_PAGE_MARKETS = 1000
+MAX_PAGE = 1000
 # An hour has some 200 markets, a day 5,000; a venue that pages on after this is no longer believed.
 MAX_PAGES = 100
 # It becomes a part of the next address.
@@ -89,20 +89,20 @@ def trouble(questions: Iterable[Question]) -> str:
     return f"an answer did not end within {MAX_PAGES} pages of markets" if endless else ""
 
 
-def page(request: Request, answer: bytes) -> tuple[list[Any], str]:
-    """Return the markets and the cursor of a page. Raises BadMessageError for another shape."""
+def page(request: Request, answer: bytes, what: str = "markets") -> tuple[list[Any], str]:
+    """Return the markets, or trades, and the cursor of a page. Raises BadMessageError for another shape."""
     try:
         body = orjson.loads(answer)
     except orjson.JSONDecodeError as exc:
         raise BadMessageError("json", str(exc)) from None
-    markets = body.get("markets") if isinstance(body, dict) else None
-    if not isinstance(markets, list):
-        raise BadMessageError("schema", "markets is not a list")
+    found = body.get(what) if isinstance(body, dict) else None
+    if not isinstance(found, list):
+        raise BadMessageError("schema", f"{what} is not a list")
     cursor = body.get("cursor") or ""
     if not isinstance(cursor, str):
         raise BadMessageError("schema", "cursor is not text")
-    if len(markets) > MAX_PAGE_MARKETS or len(cursor) > MAX_CURSOR:
-        raise BadMessageError("bounds", f"{len(markets)} markets and a cursor of {len(cursor)} characters in one page")
+    if len(found) > MAX_PAGE or len(cursor) > MAX_CURSOR:
+        raise BadMessageError("bounds", f"{len(found)} {what} and a cursor of {len(cursor)} characters in one page")
     if cursor and cursor == request.query.get("cursor"):
         raise BadMessageError("order", "the cursor leads to the same page again")
-    return markets, cursor
+    return found, cursor

@@ -14,11 +14,10 @@ import orjson
 from recio_ingest.errors import BadMessageError
 from recio_ingest.feeds import Missing, Page, Request, repair
 from recio_ingest.feeds import kalshi_fields as fields
+from recio_ingest.feeds.kalshi_questions import MAX_PAGE, page
 from recio_ingest.feeds.ledger import Recent
 from recio_ingest.records import COMPLETE, Decoded, Frame, MarketEvent
 
-MAX_PAGE = 1000
-MAX_CURSOR = 1000
 # More markets than this are not asked for one by one, which would take more than a quarter of an hour.
 MAX_MARKETS = 2000
 # A gap's bounds are of this machine's clock, the trades' times of the venue's: what is asked for too much is known.
@@ -38,9 +37,7 @@ class KalshiRepair:
 
     def take(self, gap: Missing, request: Request, answer: bytes) -> Page:
         """Return the question for the next page, or the next market, or the end."""
-        cursor = _cursor(answer)
-        if cursor and cursor == request.query.get("cursor"):
-            raise BadMessageError("order", "the cursor leads to the same page again")
+        _, cursor = page(request, answer, "trades")
         if cursor:
             return Page(request._replace(query={**request.query, "cursor": cursor}))
         markets = _markets(gap)
@@ -59,22 +56,6 @@ def _trades(gap: Missing, market: str) -> Request:
         "limit": str(MAX_PAGE),
     }
     return Request("/markets/trades", query | ({"ticker": market} if market else {}), market)
-
-
-def _cursor(answer: bytes) -> str:
-    try:
-        body = orjson.loads(answer)
-    except orjson.JSONDecodeError as exc:
-        raise BadMessageError("json", str(exc)) from None
-    trades = body.get("trades") if isinstance(body, dict) else None
-    if not isinstance(trades, list):
-        raise BadMessageError("schema", "trades is not a list")
-    cursor = body.get("cursor") or ""
-    if not isinstance(cursor, str):
-        raise BadMessageError("schema", "cursor is not text")
-    if len(trades) > MAX_PAGE or len(cursor) > MAX_CURSOR:
-        raise BadMessageError("bounds", f"{len(trades)} trades and a cursor of {len(cursor)} characters in one page")
-    return cursor
 
 
 def decode(frame: Frame, series: Sequence[str] | None, seen: Sequence[Recent]) -> Decoded:
