@@ -1,0 +1,179 @@
+"""Fingerprints of rows by blocks: what a file has to have left in the database, in numbers that are cheap to compare.
+
+A row's text is its fields' texts with `|` between them, and stands for it by the first 64 bits of its MD5; a row falls
+into one of 1024 blocks by the MD5 of its key. Of each block we keep how many rows it has and the sum of their
+fingerprints, which does not depend on their order. MD5 is what PostgreSQL computes fastest; nobody attacks here, and
+what differs is compared in full.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from decimal import Context, Decimal, Inexact
+from hashlib import md5
+from struct import unpack
+from typing import Any, NamedTuple
+
+from recio_ingest.backfill import expect
+from recio_ingest.backfill.expect import NULL, QUOTED_NULL, TimeOfDay, Twice
+from recio_ingest.backfill.tables import Kind, Table
+
+BLOCKS = 1024
+NUMBERS = frozenset({Kind.INTEGER, Kind.NUMERIC})
+TIMES = frozenset({Kind.DATE, Kind.TIME, Kind.TIMESTAMP})
+# Values that are counted before they are added up; more of them than this are rare, and memory stays flat.
+COUNTED = 50_000
+# No sum of finite numerics needs more digits, and one that did would be an error, not a rounding.
+_EXACT = Context(prec=147_500, traps=[Inexact])
+
+
+class Expected:
+    """The texts of whole blocks of rows, column by column, in the order of the table's columns."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._memos = [expect.memo(column) for column in table.columns]
+        self._places = {column.name: place for place, column in enumerate(table.columns)}
+
+    def columns(self, values: Mapping[str, Sequence[Any]], folds: Sequence[int | None]) -> list[Sequence[str | None]]:
+        """Return the fields' texts of a block; None where a row cannot be loaded because of that field.
+
+        `values` has the block's values by their names in the file; `folds` says of each row whether a time that comes
+        twice is the first (0), the second (1), or nobody knows (None).
+        """
+        shown: list[Sequence[Any]] = []
+        for column, known in zip(self._table.columns, self._memos, strict=True):
+            texts: Sequence[Any] = list(map(known.__getitem__, values[column.source_name]))
+            if column.side:
+                sides = values["side"]
+                texts = [text if side == column.side else NULL for text, side in zip(texts, sides, strict=True)]
+            shown.append(texts)
+        for place, column in enumerate(self._table.columns):
+            if column.kind is Kind.TIMESTAMP and any(type(text) is not str for text in shown[place]):
+                shown[place] = self._settled(shown, place, folds)
+        return shown
+
+    def _settled(self, shown: Sequence[Sequence[Any]], place: int, folds: Sequence[int | None]) -> list[str | None]:
+        """Give times of day their day, and doubled times their instant."""
+        zone = self._table.columns[place].zone
+        nothing = [None] * len(shown[place])
+        days = shown[self._places["date"]] if "date" in self._places else nothing
+        times = shown[self._places["time"]] if "time" in self._places else nothing
+        settled: list[str | None] = []
+        for text, day, began, fold in zip(shown[place], days, times, folds, strict=True):
+            known = expect.on_its_day(text, day, began, zone) if isinstance(text, TimeOfDay) else text
+            if isinstance(known, Twice):
+                settled.append(None if fold is None else known[fold])
+            else:
+                settled.append(known)
+        return settled
+
+
+class Figures(NamedTuple):
+    """What one column holds, all rows together; `total` of numbers, `first` and `last` of times."""
+
+    filled: int
+    total: Decimal | None = None
+    first: str | None = None
+    last: str | None = None
+
+
+class Column:
+    """The running figures of one column of the file."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
+        self._null = QUOTED_NULL if kind in expect.QUOTED else NULL
+        self._texts: Counter[str] = Counter()
+        self._filled = 0
+        self._total = Decimal(0)
+        self._bounds: tuple[str, str] | None = None
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Count a block's texts."""
+        if self._kind in NUMBERS or self._kind in TIMES:
+            self._texts.update(texts)
+            if len(self._texts) > COUNTED:
+                self._gather()
+        else:
+            self._filled += len(texts) - texts.count(self._null)
+
+    def _gather(self) -> None:
+        self._texts.pop(self._null, None)
+        if not self._texts:
+            return
+        self._filled += self._texts.total()
+        if self._kind in NUMBERS:
+            for text, count in self._texts.items():
+                self._total = _EXACT.add(self._total, _EXACT.multiply(Decimal(text), Decimal(count)))
+        else:
+            # In this form the order of the texts is the order of the times.
+            edges = [*self._texts, *(self._bounds or ())]
+            self._bounds = (min(edges), max(edges))
+        self._texts.clear()
+
+    @property
+    def figures(self) -> Figures:
+        """What was seen so far."""
+        self._gather()
+        first, last = self._bounds or (None, None)
+        return Figures(self._filled, self._total if self._kind in NUMBERS else None, first, last)
+
+
+class Fingerprints:
+    """The blocks and the columns' figures of one side."""
+
+    def __init__(self, table: Table) -> None:
+        self.rows = 0
+        self.counts = [0] * BLOCKS
+        self.sums = [0] * BLOCKS
+        self._key = key_places(table)
+        self._columns = [Column(column.kind) for column in table.columns]
+
+    def add(self, shown: Sequence[Sequence[str]]) -> None:
+        """Take a block of rows, column by column, every field with a text."""
+        counts, sums = self.counts, self.sums
+        digests = [
+            md5(text.encode(), usedforsecurity=False).digest() for text in map("|".join, zip(*shown, strict=True))
+        ]
+        prints = unpack(f">{2 * len(digests)}q", b"".join(digests))[::2]
+        for block, fingerprint in zip(blocks(self._key, shown), prints, strict=True):
+            counts[block] += 1
+            sums[block] += fingerprint
+        self.rows += len(digests)
+        for column, each in zip(self._columns, shown, strict=True):
+            column.add(each)
+
+    @property
+    def figures(self) -> list[Figures]:
+        """The figures of every column, in order."""
+        return [column.figures for column in self._columns]
+
+
+def key_places(table: Table) -> list[int]:
+    """Return where in a row the columns of the key are; those with a fixed value make no difference."""
+    names = [column.name for column in table.columns]
+    return [names.index(name) for name in table.key if name in names]
+
+
+def keys(places: Sequence[int], shown: Sequence[Sequence[str]]) -> Sequence[str]:
+    """Return the text of each row's key."""
+    if len(places) == 1:
+        return shown[places[0]]
+    return list(map("|".join, zip(*(shown[place] for place in places), strict=True)))
+
+
+def blocks(places: Sequence[int], shown: Sequence[Sequence[str]]) -> list[int]:
+    """Return each row's block: the first ten bits of the MD5 of its key."""
+    digests = [md5(key.encode(), usedforsecurity=False).digest() for key in keys(places, shown)]
+    return [digest[0] << 2 | digest[1] >> 6 for digest in digests]
+
+
+def loadable(shown: Sequence[Sequence[str | None]], unwanted: Sequence[int] = ()) -> list[int] | None:
+    """Return the places of the rows with a text in every field and not `unwanted`; None if all rows are so."""
+    refused = set(unwanted)
+    for texts in shown:
+        if None in texts:
+            refused.update(place for place, text in enumerate(texts) if text is None)
+    return [place for place in range(len(shown[0])) if place not in refused] if refused else None
