@@ -170,10 +170,18 @@ def blocks(places: Sequence[int], shown: Sequence[Sequence[str]]) -> list[int]:
     return [digest[0] << 2 | digest[1] >> 6 for digest in digests]
 
 
-def loadable(shown: Sequence[Sequence[str | None]], unwanted: Sequence[int] = ()) -> list[int] | None:
-    """Return the places of the rows with a text in every field and not `unwanted`; None if all rows are so."""
-    refused = set(unwanted)
-    for texts in shown:
-        if None in texts:
-            refused.update(place for place, text in enumerate(texts) if text is None)
-    return [place for place in range(len(shown[0])) if place not in refused] if refused else None
+def merged(parts: Sequence[Sequence[Figures]], width: int) -> list[Figures]:
+    """Return the figures of all rows together from those of parts, column by column."""
+    if not parts:
+        return [Figures(0)] * width
+    return [_merged(column) for column in zip(*parts, strict=True)]
+
+
+def _merged(parts: Sequence[Figures]) -> Figures:
+    total = None
+    for part in parts:
+        if part.total is not None:
+            total = part.total if total is None else _EXACT.add(total, part.total)
+    bounds = [bound for part in parts for bound in (part.first, part.last) if bound is not None]
+    first, last = (min(bounds), max(bounds)) if bounds else (None, None)
+    return Figures(sum(part.filled for part in parts), total, first, last)
