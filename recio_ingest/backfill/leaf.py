@@ -16,8 +16,6 @@ from recio_ingest.sql import statement
 
 # What `format_type` calls those whose usual name is another.
 _TYPES = {Kind.TIME: "time without time zone", Kind.TIMESTAMP: "timestamp with time zone"}
-# The trades that active trades belong to.
-REFERENCES = {"active_trades": ("trade_id", "trades", "id")}
 
 
 def name(table: Table, user: str, target: str = "") -> str:
@@ -52,12 +50,12 @@ def rows(table: Table, user: str) -> str:
 
 def orphans(table: Table, user: str) -> str | None:
     """Return the question for rows that refer to a row that is not there; None for a table that refers to none."""
-    if table.target not in REFERENCES:
-        return None
-    column, target, referenced = REFERENCES[table.target]
-    return statement("backfill_orphans").format(
-        leaf=name(table, user), column=column, target=name(table, user, target), referenced=referenced
-    )
+    for column in table.columns:
+        if column.refers:
+            return statement("backfill_orphans").format(
+                leaf=name(table, user), column=column.name, target=name(table, user, column.refers)
+            )
+    return None
 
 
 def key_columns(table: Table) -> list[Column]:

@@ -24,6 +24,20 @@ class Kind(StrEnum):
     JSON = "json"
 
 
+class BadValue(ValueError):  # noqa: N818  # what is bad is the value; the program goes on
+    """A value that no rule covers. `reason` is one of a fixed set of words."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class BadText(bytes):
+    """Text of a file that is not UTF-8: its bytes."""
+
+    __slots__ = ()
+
+
 NEW_YORK = "America/New_York"
 UTC = "UTC"
 
@@ -33,6 +47,7 @@ class Column(NamedTuple):
 
     `source` is the column's name in the file. `zone` says what a time without an offset means there. `side` is for a
     source column that goes to one of two targets: it is taken where the row's `side` is this word, else it is NULL.
+    `refers`: a table of this schema whose `id` the value must be.
     """
 
     name: str
@@ -41,6 +56,7 @@ class Column(NamedTuple):
     source: str = ""
     zone: str = NEW_YORK
     side: str = ""
+    refers: str = ""
 
     @property
     def source_name(self) -> str:
@@ -74,7 +90,7 @@ class Table(NamedTuple):
 
 
 def _columns(text: str) -> tuple[Column, ...]:
-    """Read `name kind [!] [utc] [from:source] [side:word]`, one column a line; `!` is NOT NULL."""
+    """Read `name kind [!] [utc] [from:source] [side:word] [refers:table]`, one column a line; `!` is NOT NULL."""
     found = []
     for line in text.strip().splitlines():
         name, kind, *marks = line.split()
@@ -87,6 +103,7 @@ def _columns(text: str) -> tuple[Column, ...]:
                 source=named.get("from", ""),
                 zone=UTC if "utc" in marks else NEW_YORK,
                 side=named.get("side", ""),
+                refers=named.get("refers", ""),
             )
         )
     return tuple(found)
@@ -135,7 +152,7 @@ _ACTIVE_TRADES = Table(
     "active_trades",
     _columns("""
         id integer !
-        trade_id integer !
+        trade_id integer ! refers:trades
         ticket_id text
         date date
         time time
@@ -159,7 +176,7 @@ _ACTIVE_TRADES = Table(
         time_since_entry integer
         current_close_price numeric
         current_pnl numeric
-        last_updated timestamp
+        last_updated timestamp utc
         status text
         notes text
     """),
@@ -264,8 +281,9 @@ TABLES: dict[str, Table] = {
 
 
 def shape(name: str, present: Collection[str]) -> Table:
-    """Return the table as this file has it, by the columns that are there: no column of another shape, no companion
-    that would be empty. Raises KeyError for a name that is not the predecessor's.
+    """Return the table with those of its columns that this file has, and no companion that would be empty.
+
+    Raises KeyError for a name that is not the predecessor's.
     """
     table = TABLES[name]
     if name == "fills" and "trade_id" not in present and "id" in present:
@@ -282,7 +300,7 @@ def _present(table: Table, present: Collection[str]) -> Table:
 
 def missing(name: str, table: Table) -> list[str]:
     """Return the columns that the target must have and the file does not, by their names in the file."""
-    whole = _OLDER_FILLS if table.columns and table.columns[0].source == "id" else TABLES[name]
+    whole = _OLDER_FILLS if any(column.source for column in table.columns) else TABLES[name]
     have = {column.name for column in table.columns}
     return [column.source_name for column in whole.columns if column.required and column.name not in have]
 

@@ -51,7 +51,7 @@ class Side(NamedTuple):
     blocks: dict[tuple[int, bool], tuple[int, int, list[Figures]]]
     types: dict[str, str]
     key_is_unique: bool
-    orphans: int
+    orphans: int | None
 
 
 async def verify(connection: asyncpg.Connection, reread: Reread, load: Load) -> Verdict:
@@ -123,7 +123,7 @@ async def _ask(connection: asyncpg.Connection, table: Table, load: Load) -> Side
         {(each[0], each[1]): (each[2], int(each[3]), leaf.figures(table, each)) for each in answers},
         {each["attname"]: each["kind"] for each in types},
         unique,
-        0 if orphans is None else await connection.fetchval(orphans, timeout=PATIENCE_S),
+        None if orphans is None else await connection.fetchval(orphans, timeout=PATIENCE_S),
     )
 
 
@@ -214,8 +214,8 @@ def _target_checks(opened: _Opened, side: Side) -> Iterator[Check]:
             "types", f"{opened.name}.{column.name}", column.kind.value, wrong.get(column.name, column.kind.value)
         )
     yield _check("keys", f"{opened.name}: {', '.join(table.key)}", "unique", "unique" if side.key_is_unique else "not")
-    if table.target in leaf.REFERENCES:
-        yield _check("references", f"{opened.name}: rows without a trade", 0, side.orphans)
+    if side.orphans is not None:
+        yield _check("references", f"{opened.name}: rows that refer to none", 0, side.orphans)
     theirs = merged(opened.theirs, len(table.columns))
     for column, ours, other in zip(table.columns, opened.ours.figures, theirs, strict=True):
         name = f"{opened.name}.{column.name}"

@@ -265,7 +265,8 @@ DECLARE
   -- The predecessor's programs call setval by these names.
   ids  text := leaf || CASE parent WHEN 'trades' THEN '_id_seq1' ELSE '_id_seq' END;
 BEGIN
-  IF to_regclass(format('users.%I', leaf)) IS NOT NULL THEN
+  IF EXISTS (SELECT FROM pg_inherits WHERE inhparent = format('users.%I', parent)::regclass
+                                       AND inhrelid = to_regclass(format('users.%I', leaf))) THEN
     RETURN;
   END IF;
   EXECUTE format('CREATE TABLE users.%I (LIKE users.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)',

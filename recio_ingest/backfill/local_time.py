@@ -1,0 +1,165 @@
+"""New York wall-clock text to instants, and which of its two hours a row lies in when summer time ends."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from recio_ingest.backfill.tables import BadValue
+from recio_ingest.records import Micros, micros
+
+HOUR = timedelta(hours=1)
+_STAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?(?:(Z)|([+-])(\d\d):(\d\d))?", re.ASCII)
+_TIME = re.compile(r"(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?", re.ASCII)
+_SIXTY, _DAY_HOURS, _HOUR_US = 60, 24, 3_600_000_000
+
+
+class AmbiguousError(BadValue):
+    """The time came twice; only its neighbours can tell which of the two it is."""
+
+    def __init__(self) -> None:
+        super().__init__("ambiguous_time", "this hour came twice, and the row's neighbours do not tell which it is")
+
+
+def time_of_day(text: str) -> Micros:
+    """Return the microseconds since midnight of `HH:MM:SS[.ffffff]`. Raises BadValue."""
+    match = _TIME.fullmatch(text)
+    if match is None or int(match[1]) >= _DAY_HOURS:
+        raise BadValue("not_a_time", text)
+    return int(match[1]) * _HOUR_US + _within_hour(text, *match.group(2, 3, 4))
+
+
+def instant(text: str, zone: str, fold: int | None = None) -> Micros:
+    """Return the instant of `YYYY-MM-DD[T ]HH:MM:SS[.ffffff][Z or +HH:MM]`; `zone` is for text without an offset.
+
+    `fold` says which of two an ambiguous time is (0 the first). Raises BadValue, AmbiguousError where that is needed.
+    """
+    match = _STAMP.fullmatch(text)
+    if match is None:
+        raise BadValue("not_a_time", text)
+    day, hour, minute, second, fraction, utc, sign, off_hours, off_minutes = match.groups()
+    rest = _within_hour(text, minute, second, fraction)
+    if utc or sign is None:
+        return _hour_start(day, int(hour), "UTC" if utc else zone, fold) + rest
+    offset_min = int(off_hours) * _SIXTY + int(off_minutes)
+    if int(off_hours) >= _DAY_HOURS or int(off_minutes) >= _SIXTY:
+        raise BadValue("not_a_time", text)
+    offset_us = offset_min * _SIXTY * 1_000_000 * (-1 if sign == "-" else 1)
+    return _hour_start(day, int(hour), "UTC", None) + rest - offset_us
+
+
+def on_its_day(text: str, day: str, began: str, zone: str) -> Micros:
+    """Return the first instant with this time of day on or after a row's own date and time. Raises BadValue."""
+    moment_us, began_us = time_of_day(text), time_of_day(began)
+    first = _a_date(day)
+    if moment_us < began_us:
+        try:
+            first += timedelta(days=1)
+        except OverflowError as exc:
+            raise BadValue("not_a_time", text) from exc
+    return instant(f"{first.isoformat()}T{text}", zone)
+
+
+def is_time_of_day(text: str) -> bool:
+    """Tell a time without its day: the predecessor wrote `closed_at` so."""
+    return _TIME.fullmatch(text) is not None
+
+
+def _within_hour(text: str, minute: str, second: str, fraction: str | None) -> int:
+    if int(minute) >= _SIXTY or int(second) >= _SIXTY:
+        raise BadValue("not_a_time", text)
+    return (int(minute) * _SIXTY + int(second)) * 1_000_000 + (int(fraction.ljust(6, "0")) if fraction else 0)
+
+
+def _a_date(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError as exc:
+        raise BadValue("not_a_date", text) from exc
+
+
+@lru_cache(maxsize=65_536)
+def _hour_start(day: str, hour: int, zone: str, fold: int | None) -> Micros:
+    """Return when this hour began: New York changes its clocks at whole hours only."""
+    if hour >= _DAY_HOURS:
+        raise BadValue("not_a_time", f"{day} {hour}:00")
+    naive = datetime.combine(_a_date(day), time(hour))
+    if zone == "UTC":
+        return micros(naive.replace(tzinfo=UTC))
+    there = ZoneInfo(zone)
+    try:
+        both = [naive.replace(tzinfo=there, fold=each).astimezone(UTC) for each in (0, 1)]
+        real = [moment for moment in both if moment.astimezone(there).replace(tzinfo=None) == naive]
+    except OverflowError as exc:
+        raise BadValue("out_of_range", day) from exc
+    if not real:
+        raise BadValue("no_such_time", f"the clocks of {zone} passed over this hour")
+    if real[0] != real[1]:
+        if fold is None:
+            raise AmbiguousError
+        return micros(real[fold])
+    return micros(real[0])
+
+
+class Tick(NamedTuple):
+    """A row as this module sees it: its rowid, and its time as the clock on the wall showed it."""
+
+    rowid: int
+    wall: datetime
+
+
+def doubled_hours(first: date, last: date, zone: str) -> Iterator[datetime]:
+    """Yield the wall-clock hours between two days that come twice."""
+    there = ZoneInfo(zone)
+    for year in range(max(first.year, 1970), min(last.year, 2100) + 1):
+        for day in range(366):
+            wall = datetime(year, 1, 1, 1) + timedelta(days=day)
+            if wall.year == year and first <= wall.date() <= last and _comes_twice(wall, there):
+                yield wall
+
+
+def _comes_twice(wall: datetime, there: ZoneInfo) -> bool:
+    summer, winter = (wall.replace(tzinfo=there, fold=fold).utcoffset() for fold in (0, 1))
+    return summer is not None and winter is not None and summer > winter
+
+
+def decide(ticks: Sequence[Tick], before: Tick | None, after: Tick | None, hour: datetime) -> Mapping[int, int]:
+    """Return which hour (0 summer, 1 winter) the rows of a doubled hour lie in, by rowid, as far as that can be told.
+
+    The rows come in the order of their rowids, with the nearest row on either side. They were written with INSERT OR
+    REPLACE: the second pass gives a replaced second a new rowid at the end and leaves a hole. So a run without a hole
+    that follows the row of before the hour is summer, one that is followed by the row of after it is winter, and where
+    the clock goes back, summer ended. What both or neither holds for stays open.
+    """
+    runs = _runs(ticks)
+    if not runs:
+        return {}
+    folds: list[int | None] = [None] * len(runs)
+    follows = before is not None and before.rowid + 1 == ticks[0].rowid and hour - HOUR <= before.wall < hour
+    leads = after is not None and ticks[-1].rowid + 1 == after.rowid and hour + HOUR <= after.wall < hour + 2 * HOUR
+    backward = [place for place in range(1, len(runs)) if runs[place][0].wall <= runs[place - 1][-1].wall]
+    if len(backward) > 1:
+        return {}
+    if backward:
+        folds = [int(place >= backward[0]) for place in range(len(runs))]
+    elif len(runs) > 1:
+        folds[0] = 0 if follows else None
+        folds[-1] = 1 if leads else None
+    elif follows != leads:
+        folds[0] = 0 if follows else 1
+    return {tick.rowid: fold for run, fold in zip(runs, folds, strict=True) if fold is not None for tick in run}
+
+
+def _runs(ticks: Sequence[Tick]) -> list[list[Tick]]:
+    """Cut where a rowid is missing and where the clock goes back."""
+    runs: list[list[Tick]] = []
+    for tick in ticks:
+        if runs and tick.rowid == runs[-1][-1].rowid + 1 and tick.wall > runs[-1][-1].wall:
+            runs[-1].append(tick)
+        else:
+            runs.append([tick])
+    return runs
