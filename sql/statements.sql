@@ -302,6 +302,51 @@ SELECT n.nspname || '.' || p.proname || '()',
  WHERE n.nspname = 'users' AND p.proname IN ('update_trade_status', 'get_trade_statistics', 'create_user')
  ORDER BY 1
 
+-- move_aside --
+-- Moves one table of the predecessor, with its indexes and sequences, into rec_io_v2.
+DO $body$
+BEGIN
+  CREATE SCHEMA IF NOT EXISTS rec_io_v2;
+  EXECUTE format('ALTER TABLE %I.%I SET SCHEMA rec_io_v2', '{schema}', '{table}');
+END
+$body$
+
+-- backfill_quarantined --
+-- The source rows of a load that are in the quarantine, in their order. $1: the load's stream.
+SELECT DISTINCT ON (frame_no) frame_no, reason FROM ingest.quarantine WHERE stream = $1 ORDER BY frame_no, quarantine_id
+
+-- backfill_fingerprints --
+-- PostgreSQL's half of the verification: for each block of rows, those of this load apart ($1), how many there are, the
+-- sum of their fingerprints, and what every column holds. The same is computed from the file, by other means.
+SELECT ('x' || left(md5({key}), 3))::bit(10)::int AS block, backfill_id IS NOT DISTINCT FROM $1 AS mine,
+       count(*), sum(('x' || left(md5({row}), 16))::bit(64)::bigint), {figures}
+  FROM {leaf} WHERE {fixed} GROUP BY 1, 2
+
+-- backfill_rows --
+-- Single rows, field by field as the fingerprint sees them, to name what differs.
+SELECT {key} AS key, ARRAY[{fields}] AS fields FROM {leaf} WHERE {fixed} AND {first} = ANY ($1::text[]::{kind}[])
+
+-- backfill_orphans --
+-- Rows that refer to a row that is not there.
+SELECT count(*) FROM {leaf} l WHERE NOT EXISTS (SELECT FROM {target} t WHERE t.id = l.{column})
+
+-- backfill_types --
+-- The types of a table's columns. $1: its name.
+SELECT attname, format_type(atttypid, NULL) AS kind FROM pg_attribute
+ WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped
+
+-- backfill_key_is_unique --
+-- Whether a valid unique index makes sure that no key comes twice. $1: the table, $2: the key's columns; where rows of
+-- other origin have a number of their own, the index has it too ($3).
+SELECT EXISTS (
+  SELECT FROM pg_index i
+   WHERE i.indrelid = $1::text::regclass AND i.indisunique AND i.indisvalid AND i.indisready AND i.indpred IS NULL
+     AND (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_attribute a
+           WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)) IN ($2::text[], $3::text[]))
+
+-- backfill_patience --
+-- A verification may have its transaction idle while the file is read.
+SET LOCAL idle_in_transaction_session_timeout = 0
 -- make_aside --
 CREATE SCHEMA IF NOT EXISTS rec_io_v2
 

@@ -1,7 +1,7 @@
 """SQLite files as the predecessor wrote them: its schemas, its clean rows, and the dirt of real ones.
 
-Shapes seen in its programs: `trades.date` and `time` are New York text, `closed_at` is a time of day or an ISO time with
-offset, `strike` is `$114,250`, `diff` is `+2`; prices are REAL, and whatever a form sent is kept in any column.
+Shapes seen in its programs: `trades.date` and `time` are New York text, `closed_at` is a time of day or an ISO time
+with offset, `strike` is `$114,250`, `diff` is `+2`; prices are REAL, and whatever a form sent is kept in any column.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ POSITIONS = """CREATE TABLE positions (
 
 PRICE_LOG = "CREATE TABLE price_log (timestamp TEXT PRIMARY KEY, price REAL)"
 
-_MOMENTUM = "one_minute_avg momentum delta_1m delta_2m delta_3m delta_4m delta_15m delta_30m".split()
+_MOMENTUM = ["one_minute_avg", "momentum", "delta_1m", "delta_2m", "delta_3m", "delta_4m", "delta_15m", "delta_30m"]
 LATER_PRICE_LOG = PRICE_LOG[:-1] + "".join(f", {name} REAL" for name in _MOMENTUM) + ")"
 
 SCHEMAS = {
@@ -76,7 +76,7 @@ class Sql(NamedTuple):
 
 
 def write(path: Path, table: str, rows: Iterable[Mapping[str, Any]], schema: str = "") -> Path:
-    """Make the table if it is not there, insert the rows (column by name; `Sql` values as they are), return the path."""
+    """Make the table if it is not there, insert the rows (`Sql` values as they are), return the path."""
     with closing(sqlite3.connect(path)) as connection, connection:
         if connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = ?", (table,)).fetchone() == (0,):
             connection.execute(schema or SCHEMAS[table])
@@ -96,7 +96,7 @@ def execute(path: Path, *statements: str) -> None:
 
 def trade(number: int, **changed: Any) -> dict[str, Any]:
     """Return a clean row of `trades`, as the trade manager leaves a closed trade; prices repeat as real ones do."""
-    opened = datetime(2025, 6, 2, 9, 30) + timedelta(seconds=37 * number)
+    opened = datetime.fromisoformat("2025-06-02T09:30:00") + timedelta(seconds=37 * number)
     won = number % 3 == 0
     buy, position = 0.5 + number % 47 / 100, 1 + number % 20
     sell, fees = (1.0 if won else 0.0), round(0.07 * position * buy * (1 - buy), 2)
@@ -161,7 +161,7 @@ def active_trade(number: int, trade_id: int, **changed: Any) -> dict[str, Any]:
 def fill(number: int, **changed: Any) -> dict[str, Any]:
     """Return a clean row of `fills`, as the account sync wrote it: cents in JSON, dollars in the columns."""
     cents = 1 + number % 98
-    created = datetime(2025, 6, 2, 13, 30) + timedelta(seconds=number, microseconds=number % 1_000_000)
+    created = datetime.fromisoformat("2025-06-02T13:30:00") + timedelta(seconds=number, microseconds=number % 1_000_000)
     shown = {"trade_id": f"{number:08x}-5d6f-4c1e-9a0b-000000000000", "yes_price": cents, "no_price": 100 - cents}
     return {
         "trade_id": shown["trade_id"],
@@ -264,7 +264,7 @@ DIRT: Sequence[Dirt] = (
     Dirt({"strike": "$114,250"}, stored="114250"),
     Dirt({"strike": "114,249.99"}, stored="114249.99"),
     Dirt({"strike": ""}, quarantined="strike"),
-    Dirt({"strike": "１１４２５０"}, quarantined="strike"),
+    Dirt({"strike": "\uff11\uff11\uff14"}, quarantined="strike"),  # full-width digits, which int() takes
     Dirt({"strike": "0x1F"}, quarantined="strike"),
     Dirt({"diff": "+2"}, stored="2"),
     Dirt({"diff": "-3"}, stored="-3"),
@@ -331,8 +331,8 @@ def clean_trades(path: Path, count: int, first: int = 1) -> Path:
 def autumn_ticks(path: Path, *, first_pass: int = 60, second_pass: int = 40) -> Path:
     """Write a price_log through the hour that comes twice (2025-11-02, 01:00 to 02:00 in New York), as it grew.
 
-    The first pass of that hour lasts `first_pass` seconds and the second pass `second_pass`: INSERT OR REPLACE gives the
-    replaced seconds new rowids, and a hole remains where the first pass was overwritten.
+    The first pass of that hour lasts `first_pass` seconds and the second pass `second_pass`: INSERT OR REPLACE gives
+    the replaced seconds new rowids, and a hole remains where the first pass was overwritten.
     """
     names = "INSERT OR REPLACE INTO price_log (timestamp, price) VALUES (:timestamp, :price)"
     with closing(sqlite3.connect(path)) as connection, connection:

@@ -29,14 +29,15 @@ LONGEST_REMEMBERED = 64
 # Up to here an int and a float that compare equal also read the same.
 _SAME = 2**53
 _BIGINT = 2**63
-# What PostgreSQL takes before and after the point.
-_WHOLE_DIGITS, _FRACTION_DIGITS = 131_072, 16_383
-_EXACT = Context(prec=_WHOLE_DIGITS + _FRACTION_DIGITS, traps=[Inexact, InvalidOperation])
+# A REAL has at most 324 of them; PostgreSQL would take more.
+_MOST_DIGITS = 1000
+_EXACT = Context(prec=2 * _MOST_DIGITS, traps=[Inexact, InvalidOperation])
 
 _NUMBER = re.compile(r"[+-]?\$?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
+_EXPONENT = re.compile("[eE]")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _TIME = re.compile(r"[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?")
-_MOMENT = re.compile(rf"{_DATE.pattern}[T ]{_TIME.pattern}(?:Z|[+-][0-9]{{2}}:[0-9]{{2}})?")
+_MOMENT = re.compile(rf"{_DATE.pattern}[T ]{_TIME.pattern}(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])?")
 _BLANKS = " \t\r\n"
 _TRUTH = {"0": "f", "1": "t", "false": "f", "true": "t"}
 
@@ -110,9 +111,8 @@ def _numeric(value: Any) -> str | None:  # noqa: ANN401
     number = _decimal(value)
     if not isinstance(number, Decimal):
         return number
-    exponent = number.as_tuple().exponent
-    fits = isinstance(exponent, int) and -exponent <= _FRACTION_DIGITS and number.adjusted() < _WHOLE_DIGITS
-    return plain(number) if fits else None
+    written = value if type(value) is str and not _EXPONENT.search(value) else format(number, "f")
+    return plain(number) if sum(map(str.isdigit, written)) <= _MOST_DIGITS else None
 
 
 def _integer(value: Any) -> str | None:  # noqa: ANN401

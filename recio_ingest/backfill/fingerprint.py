@@ -40,14 +40,14 @@ class Expected:
         """Return the fields' texts of a block; None where a row cannot be loaded because of that field.
 
         `values` has the block's values by their names in the file; `folds` says of each row whether a time that comes
-        twice is the first (0), the second (1), or nobody knows (None).
+        twice is the first (0), the second (1), or nobody knows (None): the neighbours' rowids tell.
         """
         shown: list[Sequence[Any]] = []
         for column, known in zip(self._table.columns, self._memos, strict=True):
             texts: Sequence[Any] = list(map(known.__getitem__, values[column.source_name]))
             if column.side:
-                sides = values["side"]
-                texts = [text if side == column.side else NULL for text, side in zip(texts, sides, strict=True)]
+                sides = values.get("side", [None] * len(texts))
+                texts = [_of_side(text, side, column.side) for text, side in zip(texts, sides, strict=True)]
             shown.append(texts)
         for place, column in enumerate(self._table.columns):
             if column.kind is Kind.TIMESTAMP and any(type(text) is not str for text in shown[place]):
@@ -62,12 +62,21 @@ class Expected:
         times = shown[self._places["time"]] if "time" in self._places else nothing
         settled: list[str | None] = []
         for text, day, began, fold in zip(shown[place], days, times, folds, strict=True):
-            known = expect.on_its_day(text, day, began, zone) if isinstance(text, TimeOfDay) else text
-            if isinstance(known, Twice):
-                settled.append(None if fold is None else known[fold])
+            if isinstance(text, TimeOfDay):
+                known = expect.on_its_day(text, day, began, zone)
+                settled.append(None if isinstance(known, Twice) else known)
+            elif isinstance(text, Twice):
+                settled.append(None if fold is None else text[fold])
             else:
-                settled.append(known)
+                settled.append(text)
         return settled
+
+
+def _of_side(text: str | None, side: object, wanted: str) -> str | None:
+    """Return a price where it is of the wanted side; a price of no side is of no use."""
+    if side == wanted or text is None:
+        return text
+    return NULL if text == NULL or side in ("yes", "no") else None
 
 
 class Figures(NamedTuple):
@@ -170,10 +179,18 @@ def blocks(places: Sequence[int], shown: Sequence[Sequence[str]]) -> list[int]:
     return [digest[0] << 2 | digest[1] >> 6 for digest in digests]
 
 
-def loadable(shown: Sequence[Sequence[str | None]], unwanted: Sequence[int] = ()) -> list[int] | None:
-    """Return the places of the rows with a text in every field and not `unwanted`; None if all rows are so."""
-    refused = set(unwanted)
-    for texts in shown:
-        if None in texts:
-            refused.update(place for place, text in enumerate(texts) if text is None)
-    return [place for place in range(len(shown[0])) if place not in refused] if refused else None
+def merged(parts: Sequence[Sequence[Figures]], width: int) -> list[Figures]:
+    """Return the figures of all rows together from those of parts, column by column."""
+    if not parts:
+        return [Figures(0)] * width
+    return [_merged(column) for column in zip(*parts, strict=True)]
+
+
+def _merged(parts: Sequence[Figures]) -> Figures:
+    total = None
+    for part in parts:
+        if part.total is not None:
+            total = part.total if total is None else _EXACT.add(total, part.total)
+    bounds = [bound for part in parts for bound in (part.first, part.last) if bound is not None]
+    first, last = (min(bounds), max(bounds)) if bounds else (None, None)
+    return Figures(sum(part.filled for part in parts), total, first, last)

@@ -1,0 +1,122 @@
+"""What the verification asks of a table in PostgreSQL, as SQL over the columns that the file has.
+
+Every name in it is one of `tables`, never one of a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from recio_ingest.backfill import expect
+from recio_ingest.backfill.fingerprint import NUMBERS, TIMES, Figures
+from recio_ingest.backfill.tables import Column, Kind, Table
+from recio_ingest.sql import statement
+
+# What `format_type` calls those whose usual name is another.
+_TYPES = {Kind.TIME: "time without time zone", Kind.TIMESTAMP: "timestamp with time zone"}
+
+
+def name(table: Table, user: str, target: str = "") -> str:
+    """Return the quoted name of the table in PostgreSQL that has the rows of this user."""
+    leaf = table._replace(target=target or table.target).leaf(user)
+    return f'{table.schema}."{leaf}"'
+
+
+def fingerprints(table: Table, user: str) -> str:
+    """Return the question for the blocks of a leaf: those of this load apart ($1), and every column's figures."""
+    return statement("backfill_fingerprints").format(
+        leaf=name(table, user),
+        key=_concat(key_columns(table)),
+        row=_concat(table.columns),
+        figures=", ".join(_figures(column) for column in table.columns),
+        fixed=_fixed(table),
+    )
+
+
+def rows(table: Table, user: str) -> str:
+    """Return the question for single rows by the first column of the key ($1, as text)."""
+    first = key_columns(table)[0]
+    return statement("backfill_rows").format(
+        leaf=name(table, user),
+        key=_concat(key_columns(table)),
+        fields=", ".join(f"coalesce({_shown(column)}::text, '')" for column in table.columns),
+        fixed=_fixed(table),
+        first=f'"{first.name}"',
+        kind=first.kind.value,
+    )
+
+
+def orphans(table: Table, user: str) -> str | None:
+    """Return the question for rows that refer to a row that is not there; None for a table that refers to none."""
+    for column in table.columns:
+        if column.refers:
+            return statement("backfill_orphans").format(
+                leaf=name(table, user), column=column.name, target=name(table, user, column.refers)
+            )
+    return None
+
+
+def key_columns(table: Table) -> list[Column]:
+    """Return the columns of the key that come from the file."""
+    columns = {column.name: column for column in table.columns}
+    return [columns[each] for each in table.key if each in columns]
+
+
+def plain_key(text: str, kind: Kind) -> str | None:
+    """Return a key's value as PostgreSQL reads it, from the text it is shown as."""
+    if kind is not Kind.TEXT:
+        return text or None
+    if text == expect.QUOTED_NULL:
+        return None
+    body = text[text.index("'") + 1 : -1].replace("''", "'")
+    return body.replace("\\\\", "\\") if text.startswith("E") else body
+
+
+def figures(table: Table, record: Sequence[Any]) -> list[Figures]:
+    """Read the figures of every column out of an answer to `fingerprints`, behind its first four fields."""
+    answers: Iterator[Any] = iter(record[4:])
+    found = []
+    for column in table.columns:
+        filled = next(answers)
+        if column.kind in NUMBERS:
+            found.append(Figures(filled, Decimal(next(answers) or 0)))
+        elif column.kind in TIMES:
+            found.append(Figures(filled, None, next(answers), next(answers)))
+        else:
+            found.append(Figures(filled))
+    return found
+
+
+def wrong_types(table: Table, found: Mapping[str, str]) -> dict[str, str]:
+    """Return the columns whose type in PostgreSQL is not the one of `tables`."""
+    return {
+        column.name: found.get(column.name, "missing")
+        for column in table.columns
+        if found.get(column.name) != _TYPES.get(column.kind, column.kind.value)
+    }
+
+
+def _figures(column: Column) -> str:
+    quoted = f'"{column.name}"'
+    if column.kind in NUMBERS:
+        return f"count({quoted}), trim_scale(sum({quoted}))::text"
+    if column.kind in TIMES:
+        return f"count({quoted}), min({quoted})::text, max({quoted})::text"
+    return f"count({quoted})"
+
+
+def _shown(column: Column) -> str:
+    quoted = f'"{column.name}"'
+    if column.kind in expect.QUOTED:
+        return f"quote_nullable({quoted}::text)"
+    return f"trim_scale({quoted})" if column.kind is Kind.NUMERIC else quoted
+
+
+def _concat(columns: Sequence[Column]) -> str:
+    return "concat(" + ", '|', ".join(map(_shown, columns)) + ")"
+
+
+def _fixed(table: Table) -> str:
+    return " AND ".join(f"\"{column}\" = '{value}'" for column, value in table.fixed) or "true"
