@@ -354,6 +354,10 @@ CREATE SCHEMA IF NOT EXISTS rec_io_v2
 -- Whether the table that takes the rows is there.
 SELECT to_regclass($1) IS NOT NULL
 
+-- backfill_has_rows --
+-- Whether any key can be there already.
+SELECT EXISTS (SELECT FROM {leaf})
+
 -- backfill_begin --
 -- Nobody has loaded this file's table for this user; of two that find this at once, one inserts.
 INSERT INTO ingest.backfills (file_name, file_sha256, file_size_bytes, source_table, user_id, target)
@@ -364,6 +368,19 @@ VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (file_sha256, source_table, user_id)
 SELECT backfill_id, state, last_rowid, source_rows, inserted_rows, present_rows, quarantined_rows
   FROM ingest.backfills
  WHERE file_sha256 = $1 AND source_table = $2 AND user_id IS NOT DISTINCT FROM $3 AND state <> 'undone'
+   FOR UPDATE
+
+-- backfill_resume --
+-- A load that failed goes on.
+UPDATE ingest.backfills SET state = 'running' WHERE backfill_id = $1 AND state = 'failed'
+
+-- backfill_fail --
+-- The file could not be read to its end.
+UPDATE ingest.backfills SET state = 'failed' WHERE backfill_id = $1 AND state = 'running'
+
+-- backfill_reasons --
+-- What is in the quarantine of a load, by the first reason of each row.
+SELECT reason, count(*) AS rows FROM ingest.quarantine WHERE stream = $1 GROUP BY reason
 
 -- backfill_read --
 -- Where a load stands; read again after every error.

@@ -17,18 +17,24 @@ MODULES = {
 WORDS = {
     "__init__", "backoff", "errors", "faults", "flow", "momentum", "numeric", "partitions", "records", "settings",
     "sql", "strikes",
+    "backfill", "backfill.convert", "backfill.expect", "backfill.fingerprint", "backfill.leaf", "backfill.local_time",
+    "backfill.report", "backfill.second", "backfill.tables",
 }  # fmt: skip
 VENUES = {"decode"} | {name for name in MODULES if name.split(".")[0] == "feeds"}
 INSTRUMENTS = {"headers", "logs", "metrics", "notify"}
 EDGES = {
     "cluster", "credentials", "embedded", "endings", "guard", "opening", "rest", "schema", "segments", "spool",
-    "spool_folder", "store", "stream",
+    "spool_folder", "store", "stream", "backfill.door", "backfill.snapshot", "backfill.source",
 }  # fmt: skip
-FLOWS = {"known", "poll", "repair", "replay", "ship"}
-TOP = {"__main__", "report", "service", "status", "web"} | {name for name in MODULES if name.split(".")[0] == "demo"}
+FLOWS = {
+    "known", "poll", "repair", "replay", "ship", "backfill.load", "backfill.undo", "backfill.verify",
+}  # fmt: skip
+TOP = {"__main__", "report", "service", "status", "web", "backfill.progress", "backfill.run"} | {name for name in MODULES if name.split(".")[0] == "demo"}
 LAYERS = (WORDS, VENUES, INSTRUMENTS, EDGES, FLOWS, TOP)
 
 BESIDE = {
+    "backfill.door": {"backfill.source", "store"},
+    "backfill.source": {"backfill.snapshot"},
     "embedded": {"cluster"},
     "spool": {"segments", "spool_folder"},
     "spool_folder": {"segments"},
