@@ -227,9 +227,10 @@ SELECT k.ticker, r.yes_bid, r.yes_ask, r.no_bid, r.no_ask
  WHERE k.opens IS NULL OR k.opens <= (SELECT at FROM clock) + interval '1 hour' LIMIT 20000
 
 -- open_quarantine --
--- The next frames that are still unused, in order of arrival.
+-- The next frames that are still unused, in order of arrival. Rows of old files are no frames.
 SELECT quarantine_id, stream, frame_no, row_no, feed, received_at, frame FROM ingest.quarantine
- WHERE replayed_at IS NULL AND quarantine_id > $1 ORDER BY quarantine_id LIMIT $2
+ WHERE replayed_at IS NULL AND quarantine_id > $1 AND feed <> 'backfill'
+ ORDER BY quarantine_id LIMIT $2
 
 -- close_quarantine --
 -- Only what is still open: two that replay at once use a frame once. All entries of the frame: it is counted once.
@@ -348,3 +349,100 @@ SELECT EXISTS (
 SET LOCAL idle_in_transaction_session_timeout = 0
 -- make_aside --
 CREATE SCHEMA IF NOT EXISTS rec_io_v2
+
+-- backfill_leaf --
+-- Whether the table that takes the rows is there.
+SELECT to_regclass($1) IS NOT NULL
+
+-- backfill_begin --
+-- Nobody has loaded this file's table for this user; of two that find this at once, one inserts.
+INSERT INTO ingest.backfills (file_name, file_sha256, file_size_bytes, source_table, user_id, target)
+VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (file_sha256, source_table, user_id) WHERE state <> 'undone' DO NOTHING
+
+-- backfill_find --
+-- Where the load of a file's table for a user stands.
+SELECT backfill_id, state, last_rowid, source_rows, inserted_rows, present_rows, quarantined_rows
+  FROM ingest.backfills
+ WHERE file_sha256 = $1 AND source_table = $2 AND user_id IS NOT DISTINCT FROM $3 AND state <> 'undone'
+
+-- backfill_read --
+-- Where a load stands; read again after every error.
+SELECT backfill_id, state, last_rowid, source_rows, inserted_rows, present_rows, quarantined_rows, file_name,
+       source_table, user_id, target
+  FROM ingest.backfills WHERE backfill_id = $1
+
+-- backfill_advance --
+-- Of every batch: no row means that this batch is in already, or that another program loads the same file.
+UPDATE ingest.backfills
+   SET last_rowid = $3, source_rows = source_rows + $4, inserted_rows = inserted_rows + $5,
+       present_rows = present_rows + $6, quarantined_rows = quarantined_rows + $7
+ WHERE backfill_id = $1 AND last_rowid IS NOT DISTINCT FROM $2 AND state = 'running'
+
+-- backfill_end --
+-- All rows are in; the books have to add up. A load that was ended before may be verified again.
+UPDATE ingest.backfills SET state = 'done', finished_at = coalesce(finished_at, clock_timestamp())
+ WHERE backfill_id = $1 AND state <> 'undone'
+
+-- backfill_verdict --
+-- What the verification found, and the report for later.
+UPDATE ingest.backfills SET verified = $2, report = $3::text::json WHERE backfill_id = $1
+
+-- backfill_known_id --
+-- Which of these keys are there, by their places, and which load brought them.
+SELECT k.n, t.backfill_id FROM unnest($1::bigint[]) WITH ORDINALITY AS k (id, n) JOIN {leaf} t ON t.id = k.id
+
+-- backfill_known_fills --
+-- The same of fills.
+SELECT k.n, t.backfill_id
+  FROM unnest($1::text[]) WITH ORDINALITY AS k (trade_id, n) JOIN {leaf} t ON t.trade_id = k.trade_id
+
+-- backfill_known_settlements --
+-- The same of settlements; no time is one time too.
+SELECT k.n, t.backfill_id
+  FROM unnest($1::text[], $2::timestamptz[]) WITH ORDINALITY AS k (ticker, settled_time, n)
+  JOIN {leaf} t ON t.ticker = k.ticker AND t.settled_time IS NOT DISTINCT FROM k.settled_time
+
+-- backfill_known_positions --
+-- The same of positions.
+SELECT k.n, t.backfill_id
+  FROM unnest($1::text[]) WITH ORDINALITY AS k (ticker, n) JOIN {leaf} t ON t.ticker = k.ticker
+
+-- backfill_known_prices --
+-- The same of prices and of what was derived of them; a file's rows have no trade.
+SELECT k.n, t.backfill_id
+  FROM unnest($1::timestamptz[]) WITH ORDINALITY AS k ("timestamp", n)
+  JOIN {leaf} t ON t.source = $2 AND t.symbol = $3 AND t."timestamp" = k."timestamp" AND t.trade_id IS NULL
+
+-- backfill_sequences --
+-- After a load: ids that programs give from now on come after those that were loaded.
+SELECT users.sync_sequences_v1($1)
+
+-- backfill_undo_lock --
+-- The load that is to be undone, held until it is.
+SELECT backfill_id, state, source_table, user_id, target FROM ingest.backfills WHERE backfill_id = $1 FOR UPDATE
+
+-- backfill_undo_rows --
+-- What a load inserted and nobody has changed since.
+DELETE FROM {leaf} WHERE backfill_id = $1 AND updated_at = created_at
+
+-- backfill_undo_trades --
+-- The same of trades, but for those that another load or a program refers to.
+DELETE FROM {leaf} t
+ WHERE backfill_id = $1 AND updated_at = created_at
+   AND NOT EXISTS (SELECT FROM {active} a WHERE a.trade_id = t.id)
+
+-- backfill_undo_prices --
+-- Prices are never changed.
+DELETE FROM {leaf} WHERE backfill_id = $1
+
+-- backfill_undo_quarantine --
+-- The rows of a file that were set aside go with it.
+DELETE FROM ingest.quarantine WHERE stream = $1
+
+-- backfill_left --
+-- What stays of an undone load.
+SELECT id FROM {leaf} WHERE backfill_id = $1 ORDER BY id LIMIT $2
+
+-- backfill_undone --
+-- From here on the file may be loaded anew.
+UPDATE ingest.backfills SET state = 'undone', undone_at = clock_timestamp() WHERE backfill_id = $1

@@ -15,7 +15,13 @@ from recio_ingest.records import Micros, micros
 HOUR = timedelta(hours=1)
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?(?:(Z)|([+-])(\d\d):(\d\d))?", re.ASCII)
 _TIME = re.compile(r"(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _SIXTY, _DAY_HOURS, _HOUR_US = 60, 24, 3_600_000_000
+
+# The text of every hour, and of every second of one: looking it up checks it too, and takes a fifth of a regex's time.
+_HOURS = {f"{hour:02d}": hour * _HOUR_US for hour in range(24)}
+_WITHIN = {f"{second // 60:02d}:{second % 60:02d}": second * 1_000_000 for second in range(3600)}
+_LONG_TIME, _LONG_STAMP = len("HH:MM:SS"), len("YYYY-MM-DDTHH:MM:SS")
 
 
 class AmbiguousError(BadValue):
@@ -27,6 +33,8 @@ class AmbiguousError(BadValue):
 
 def time_of_day(text: str) -> Micros:
     """Return the microseconds since midnight of `HH:MM:SS[.ffffff]`. Raises BadValue."""
+    if len(text) == _LONG_TIME and text[2] == ":" and text[:2] in _HOURS and text[3:] in _WITHIN:
+        return _HOURS[text[:2]] + _WITHIN[text[3:]]
     match = _TIME.fullmatch(text)
     if match is None or int(match[1]) >= _DAY_HOURS:
         raise BadValue("not_a_time", text)
@@ -38,24 +46,26 @@ def instant(text: str, zone: str, fold: int | None = None) -> Micros:
 
     `fold` says which of two an ambiguous time is (0 the first). Raises BadValue, AmbiguousError where that is needed.
     """
+    if len(text) == _LONG_STAMP and text[10] in "T " and text[13] == ":" and text[14:] in _WITHIN:
+        return _hour_start(text[:10], text[11:13], zone, fold) + _WITHIN[text[14:]]
     match = _STAMP.fullmatch(text)
     if match is None:
         raise BadValue("not_a_time", text)
     day, hour, minute, second, fraction, utc, sign, off_hours, off_minutes = match.groups()
     rest = _within_hour(text, minute, second, fraction)
     if utc or sign is None:
-        return _hour_start(day, int(hour), "UTC" if utc else zone, fold) + rest
+        return _hour_start(day, hour, "UTC" if utc else zone, fold) + rest
     offset_min = int(off_hours) * _SIXTY + int(off_minutes)
     if int(off_hours) >= _DAY_HOURS or int(off_minutes) >= _SIXTY:
         raise BadValue("not_a_time", text)
     offset_us = offset_min * _SIXTY * 1_000_000 * (-1 if sign == "-" else 1)
-    return _hour_start(day, int(hour), "UTC", None) + rest - offset_us
+    return _hour_start(day, hour, "UTC", None) + rest - offset_us
 
 
 def on_its_day(text: str, day: str, began: str, zone: str) -> Micros:
     """Return the first instant with this time of day on or after a row's own date and time. Raises BadValue."""
     moment_us, began_us = time_of_day(text), time_of_day(began)
-    first = _a_date(day)
+    first = a_date(day)
     if moment_us < began_us:
         try:
             first += timedelta(days=1)
@@ -75,19 +85,22 @@ def _within_hour(text: str, minute: str, second: str, fraction: str | None) -> i
     return (int(minute) * _SIXTY + int(second)) * 1_000_000 + (int(fraction.ljust(6, "0")) if fraction else 0)
 
 
-def _a_date(text: str) -> date:
+def a_date(text: str) -> date:
+    """Return the day of `YYYY-MM-DD`. Raises BadValue."""
     try:
+        if not _DATE.fullmatch(text):  # fromisoformat knows weeks too
+            raise BadValue("not_a_date", text)
         return date.fromisoformat(text)
-    except ValueError as exc:
-        raise BadValue("not_a_date", text) from exc
+    except ValueError:
+        raise BadValue("not_a_date", text) from None
 
 
 @lru_cache(maxsize=65_536)
-def _hour_start(day: str, hour: int, zone: str, fold: int | None) -> Micros:
+def _hour_start(day: str, hour: str, zone: str, fold: int | None) -> Micros:
     """Return when this hour began: New York changes its clocks at whole hours only."""
-    if hour >= _DAY_HOURS:
+    if hour not in _HOURS:
         raise BadValue("not_a_time", f"{day} {hour}:00")
-    naive = datetime.combine(_a_date(day), time(hour))
+    naive = datetime.combine(a_date(day), time(int(hour)))
     if zone == "UTC":
         return micros(naive.replace(tzinfo=UTC))
     there = ZoneInfo(zone)
@@ -117,7 +130,7 @@ def doubled_hours(first: date, last: date, zone: str) -> Iterator[datetime]:
     there = ZoneInfo(zone)
     for year in range(max(first.year, 1970), min(last.year, 2100) + 1):
         for day in range(366):
-            wall = datetime(year, 1, 1, 1) + timedelta(days=day)
+            wall = datetime.combine(date(year, 1, 1), time(1)) + timedelta(days=day)
             if wall.year == year and first <= wall.date() <= last and _comes_twice(wall, there):
                 yield wall
 
@@ -131,26 +144,29 @@ def decide(ticks: Sequence[Tick], before: Tick | None, after: Tick | None, hour:
     """Return which hour (0 summer, 1 winter) the rows of a doubled hour lie in, by rowid, as far as that can be told.
 
     The rows come in the order of their rowids, with the nearest row on either side. They were written with INSERT OR
-    REPLACE: the second pass gives a replaced second a new rowid at the end and leaves a hole. So a run without a hole
-    that follows the row of before the hour is summer, one that is followed by the row of after it is winter, and where
-    the clock goes back, summer ended. What both or neither holds for stays open.
+    REPLACE: the second pass gives a replaced second a new rowid at the end and leaves a hole. So a run that follows the
+    row of before the hour without a hole is summer; one that follows a hole of its size, and is followed by the row of
+    after the hour, is winter; and where the clock goes back, summer ended. What both or neither holds for stays open.
     """
     runs = _runs(ticks)
     if not runs:
         return {}
-    folds: list[int | None] = [None] * len(runs)
     follows = before is not None and before.rowid + 1 == ticks[0].rowid and hour - HOUR <= before.wall < hour
     leads = after is not None and ticks[-1].rowid + 1 == after.rowid and hour + HOUR <= after.wall < hour + 2 * HOUR
     backward = [place for place in range(1, len(runs)) if runs[place][0].wall <= runs[place - 1][-1].wall]
     if len(backward) > 1:
         return {}
+    folds: list[int | None] = [None] * len(runs)
     if backward:
         folds = [int(place >= backward[0]) for place in range(len(runs))]
-    elif len(runs) > 1:
-        folds[0] = 0 if follows else None
-        folds[-1] = 1 if leads else None
-    elif follows != leads:
-        folds[0] = 0 if follows else 1
+    else:
+        earlier = runs[-2][-1] if len(runs) > 1 else before
+        # A hole of a row or two is a second that was written twice.
+        hole = runs[-1][0].rowid - earlier.rowid - 1 if earlier is not None else 0
+        if leads and 2 * hole >= len(runs[-1]):
+            folds[-1] = 1
+        if follows and not (leads and len(runs) == 1):
+            folds[0] = 0
     return {tick.rowid: fold for run, fold in zip(runs, folds, strict=True) if fold is not None for tick in run}
 
 

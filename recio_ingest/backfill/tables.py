@@ -305,7 +305,7 @@ def missing(name: str, table: Table) -> list[str]:
     return [column.source_name for column in whole.columns if column.required and column.name not in have]
 
 
-def extra(table: Table, present: Collection[str]) -> list[str]:
+def unknown(table: Table, present: Collection[str]) -> list[str]:
     """Return the columns of the file that go nowhere, in their order."""
     known = {column.source_name for column in table.columns} | set(table.passed_over)
     if table.companion is not None:
