@@ -17,18 +17,21 @@ MODULES = {
 WORDS = {
     "__init__", "backoff", "errors", "faults", "flow", "momentum", "numeric", "partitions", "records", "settings",
     "sql", "strikes",
+    "backfill", "backfill.convert", "backfill.expect", "backfill.fingerprint", "backfill.leaf", "backfill.local_time",
+    "backfill.report", "backfill.second", "backfill.tables",
 }  # fmt: skip
 VENUES = {"decode"} | {name for name in MODULES if name.split(".")[0] == "feeds"}
 INSTRUMENTS = {"headers", "logs", "metrics", "notify"}
 EDGES = {
     "cluster", "credentials", "embedded", "endings", "guard", "opening", "rest", "schema", "segments", "spool",
-    "spool_folder", "store", "stream",
+    "spool_folder", "store", "stream", "backfill.snapshot", "backfill.source",
 }  # fmt: skip
-FLOWS = {"known", "poll", "repair", "replay", "ship"}
+FLOWS = {"known", "poll", "repair", "replay", "ship", "backfill.opened", "backfill.verify"}
 TOP = {"__main__", "report", "service", "status", "web"} | {name for name in MODULES if name.split(".")[0] == "demo"}
 LAYERS = (WORDS, VENUES, INSTRUMENTS, EDGES, FLOWS, TOP)
 
 BESIDE = {
+    "backfill.source": {"backfill.snapshot"},
     "embedded": {"cluster"},
     "spool": {"segments", "spool_folder"},
     "spool_folder": {"segments"},

@@ -11,8 +11,8 @@ from recio_ingest.backfill.fingerprint import Expected, Fingerprints, key_places
 from recio_ingest.backfill.report import NAMED, Difference
 from recio_ingest.backfill.tables import Table
 
-# The server's own refusals: nothing in the row alone shows them.
-SERVER_REASONS = frozenset({"refused"})
+# What only the database can tell: nothing in the row alone shows it.
+SERVER_REASONS = frozenset({"refused", "duplicate_key", "no_such_trade"})
 
 
 class Block(NamedTuple):
