@@ -27,9 +27,11 @@ EDGES = {
     "spool_folder", "store", "stream", "backfill.door", "backfill.snapshot", "backfill.source",
 }  # fmt: skip
 FLOWS = {
-    "known", "poll", "repair", "replay", "ship", "backfill.load", "backfill.undo", "backfill.verify",
+    "known", "poll", "repair", "replay", "ship", "backfill.load", "backfill.opened", "backfill.undo", "backfill.verify",
 }  # fmt: skip
-TOP = {"__main__", "report", "service", "status", "web", "backfill.progress", "backfill.run"} | {name for name in MODULES if name.split(".")[0] == "demo"}
+TOP = {
+    "__main__", "report", "service", "status", "web", "backfill.progress", "backfill.run",
+} | {name for name in MODULES if name.split(".")[0] == "demo"}  # fmt: skip
 LAYERS = (WORDS, VENUES, INSTRUMENTS, EDGES, FLOWS, TOP)
 
 BESIDE = {

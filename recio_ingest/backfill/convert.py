@@ -329,7 +329,9 @@ def _boolean(value: Any) -> bytes:  # noqa: ANN401
     kind = type(value)
     if kind is str and not value.strip(_BLANKS):
         return NULL
-    field = _BOOLEANS.get(str(value).strip(_BLANKS).lower()) if kind is str or kind is int else None
+    # 1 and 1.0 are one key to a column's memory, so they have to be one value here.
+    shown = value.strip(_BLANKS).lower() if kind is str else str(int(value)) if value in {0, 1} else ""
+    field = _BOOLEANS.get(shown)
     if field is None:
         raise _refuse(value, "not_boolean")
     return field

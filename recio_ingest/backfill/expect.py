@@ -136,7 +136,7 @@ def _text(value: Any) -> str | None:  # noqa: ANN401
 def _boolean(value: Any) -> str | None:  # noqa: ANN401
     if isinstance(value, str):
         return _TRUTH.get(value.strip(_BLANKS).lower()) if value.strip(_BLANKS) else NULL
-    return _TRUTH.get(str(value)) if type(value) is int else None
+    return _TRUTH.get(f"{abs(value):.0f}") if type(value) in (int, float) and value in (0, 1) else None
 
 
 def _json(value: Any) -> str | None:  # noqa: ANN401

@@ -28,8 +28,8 @@ def fingerprints(table: Table, user: str) -> str:
     """Return the question for the blocks of a leaf: those of this load apart ($1), and every column's figures."""
     return statement("backfill_fingerprints").format(
         leaf=name(table, user),
-        key=_concat(key_columns(table)),
-        row=_concat(table.columns),
+        key=text_of(key_columns(table)),
+        row=text_of(table.columns),
         figures=", ".join(_figures(column) for column in table.columns),
         fixed=_fixed(table),
     )
@@ -40,8 +40,8 @@ def rows(table: Table, user: str) -> str:
     first = key_columns(table)[0]
     return statement("backfill_rows").format(
         leaf=name(table, user),
-        key=_concat(key_columns(table)),
-        fields=", ".join(f"coalesce({_shown(column)}::text, '')" for column in table.columns),
+        key=text_of(key_columns(table)),
+        fields=", ".join(f"concat({shown(column)})" for column in table.columns),
         fixed=_fixed(table),
         first=f'"{first.name}"',
         kind=first.kind.value,
@@ -107,15 +107,17 @@ def _figures(column: Column) -> str:
     return f"count({quoted})"
 
 
-def _shown(column: Column) -> str:
+def shown(column: Column) -> str:
+    """Return the SQL of a column as the fingerprint sees it, inside `concat`."""
     quoted = f'"{column.name}"'
     if column.kind in expect.QUOTED:
         return f"quote_nullable({quoted}::text)"
     return f"trim_scale({quoted})" if column.kind is Kind.NUMERIC else quoted
 
 
-def _concat(columns: Sequence[Column]) -> str:
-    return "concat(" + ", '|', ".join(map(_shown, columns)) + ")"
+def text_of(columns: Sequence[Column]) -> str:
+    """Return the SQL of some columns as one text."""
+    return "concat(" + ", '|', ".join(map(shown, columns)) + ")"
 
 
 def _fixed(table: Table) -> str:

@@ -25,9 +25,10 @@ class Check(NamedTuple):
     database: str
     ok: bool
 
-    def as_json(self) -> dict[str, Any]:
-        """The check for the report."""
-        return self._asdict()
+
+def check(group: str, name: str, source: object, database: object) -> Check:
+    """Compare two values."""
+    return Check(group, name, str(source), str(database), source == database)
 
 
 class Difference(NamedTuple):
@@ -61,7 +62,7 @@ class Verdict(NamedTuple):
     @property
     def ok(self) -> bool:
         """Whether the database has what the file has."""
-        return not self.differing and all(check.ok for check in self.checks)
+        return not self.differing and all(each.ok for each in self.checks)
 
     def as_json(self) -> dict[str, Any]:
         """The verdict for the report, with every check and the named differences."""
@@ -74,7 +75,7 @@ class Verdict(NamedTuple):
             "blocks_opened": self.opened,
             "differing": self.differing,
             "differences": [_short(difference)._asdict() for difference in self.differences],
-            "checks": [check.as_json() for check in self.checks],
+            "checks": [each._asdict() for each in self.checks],
         }
 
 
