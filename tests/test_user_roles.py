@@ -73,19 +73,28 @@ async def test_who_is_no_user_sees_nothing(two_users: str) -> None:
 async def test_a_user_makes_no_users(two_users: str) -> None:
     """A user may neither make users nor take another's place."""
     async with login(two_users, "IN ROLE recio_user_0002") as (dsn, _):
-        for step in ("SELECT users.create_user('0003')", "SET ROLE recio_user_0001", "SELECT users.sync_sequences_v1('0001')"):
+        for step in (
+            "SELECT users.create_user('0003')",
+            "SET ROLE recio_user_0001",
+            "SELECT users.sync_sequences_v1('0001')",
+        ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await execute(dsn, step)
 
 
 async def test_copy_goes_into_partitions(two_users: str) -> None:
-    """The backfill's role copies into a partition, and what it copied it can take out again; a user's parent refuses COPY."""
+    """The backfill's role copies into a partition, and can take it out again; a user's parent refuses COPY."""
     connection = await asyncpg.connect(two_users)
     try:
         await connection.execute("DELETE FROM users.trades; DELETE FROM users.fills; SET ROLE recio_backfill")
         await connection.copy_records_to_table("trades_0001", schema_name="users", columns=NAMED, records=[TRADE])
-        await connection.copy_records_to_table("fills_0001", schema_name="users", columns=["trade_id"], records=[("f-9",)])
-        assert await connection.fetchval("SELECT status || market || user_id FROM users.trades_0001") == "pendingKalshi0001"
+        await connection.copy_records_to_table(
+            "fills_0001", schema_name="users", columns=["trade_id"], records=[("f-9",)]
+        )
+        assert (
+            await connection.fetchval("SELECT status || market || user_id FROM users.trades_0001")
+            == "pendingKalshi0001"
+        )
         assert await connection.execute("DELETE FROM users.trades_0001") == "DELETE 1"
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute("UPDATE users.trades_0001 SET pnl = 1")
@@ -99,7 +108,9 @@ async def test_copy_goes_into_partitions(two_users: str) -> None:
 @pytest.mark.parametrize("leaf", PARENTS)
 async def test_partitions_are_plain(database: str, leaf: str) -> None:
     """A partition carries no policy and nothing that fires per inserted row, the foreign key's check apart."""
-    assert await one(database, f"SELECT relrowsecurity FROM pg_class WHERE oid = 'users.{leaf}_0001'::regclass") is False
+    assert (
+        await one(database, f"SELECT relrowsecurity FROM pg_class WHERE oid = 'users.{leaf}_0001'::regclass") is False
+    )
     fires = await rows(
         database,
         "SELECT tgname::text FROM pg_trigger WHERE tgtype::int & 4 > 0 AND NOT tgisinternal"

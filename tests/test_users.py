@@ -26,7 +26,9 @@ async def test_create_user(database: str) -> None:
         assert await rows(database, f"SELECT * FROM users.{parent}_0001") == []
 
 
-@pytest.mark.parametrize("name", ["''", "'AB'", "'a b'", "'x''; DROP TABLE users.trades; --'", "'12345678901234567'", "NULL"])
+@pytest.mark.parametrize(
+    "name", ["''", "'AB'", "'a b'", "'x''; DROP TABLE users.trades; --'", "'12345678901234567'", "NULL"]
+)
 async def test_strange_users_are_refused(database: str, name: str) -> None:
     """A user's id goes into names of tables and roles: anything but 1 to 16 plain characters is refused."""
     with pytest.raises(asyncpg.InvalidParameterValueError, match="no user id"):
@@ -72,7 +74,7 @@ async def test_closing_sets_closed_at(database: str, status: str) -> None:
 
 
 async def test_old_rows_are_left_as_they_were(database: str) -> None:
-    """A closed trade that never had closed_at gets none by a later update, and one that closed before its date stays."""
+    """A closed trade that never had closed_at gets none by a later update, and one closed before its date stays."""
     await add_trade(database, id="1", status="'closed'")
     await add_trade(database, id="2", status="'closed'", closed_at="'2025-06-30 14:59-04'")
     before = await rows(database, f"SELECT id, closed_at FROM {TRADES} ORDER BY id")
@@ -160,9 +162,9 @@ async def test_update_trade_status(database: str) -> None:
     """The function changes what it is given and keeps the rest; no trade, or one of two users, is an error."""
     await add_trade(database, id="1", status="'open'", symbol_close="114000")
     await execute(database, "SELECT users.update_trade_status(1, 'closed', p_sell_price => 0.99, p_win_loss => 'W')")
-    assert await rows(database, f"SELECT status, sell_price, win_loss, symbol_close, closed_at <= now() FROM {TRADES}") == [
-        ("closed", Decimal("0.99"), "W", 114000, True)
-    ]
+    assert await rows(
+        database, f"SELECT status, sell_price, win_loss, symbol_close, closed_at <= now() FROM {TRADES}"
+    ) == [("closed", Decimal("0.99"), "W", 114000, True)]
     with pytest.raises(asyncpg.NoDataFoundError, match="no trade 2"):
         await execute(database, "SELECT users.update_trade_status(2, 'closed')")
 
@@ -181,9 +183,7 @@ async def test_trade_statistics(database: str) -> None:
     await add_trade(database, date="'2025-07-02'", status="'open'")
 
     ask = "SELECT * FROM users.get_trade_statistics"
-    assert await rows(database, f"{ask}()") == [
-        (3, 2, 1, Decimal("66.67"), Decimal("0.25"), Decimal("0.75"))
-    ]
+    assert await rows(database, f"{ask}()") == [(3, 2, 1, Decimal("66.67"), Decimal("0.25"), Decimal("0.75"))]
     assert await rows(database, f"{ask}('2025-07-02', '2025-07-03')") == [
         (2, 1, 1, Decimal("50.00"), Decimal("-0.38"), Decimal("-0.75"))
     ]
