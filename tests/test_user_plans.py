@@ -56,7 +56,7 @@ SERVES = {
 
 
 async def test_every_question_has_its_index(database: str) -> None:
-    """Every question is answered from the index that was made for it; the statistics of one day too, by their function."""
+    """Every question is answered from the index that was made for it, the statistics of a day too."""
     await execute(database, FILL)
     for question, index in SERVES.items():
         plan = "\n".join(str(line) for (line,) in await rows(database, f"EXPLAIN {question}"))

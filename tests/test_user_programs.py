@@ -21,8 +21,9 @@ INSERT INTO users.trades_0001 (
   status, date, time, symbol, market, trade_strategy, contract, strike, side, prob, diff, buy_price, position,
   sell_price, closed_at, fees, pnl, symbol_open, symbol_close, momentum, volatility, win_loss, ticker, ticket_id,
   market_id, momentum_delta, entry_method, close_method
-) VALUES ('pending', '2025-07-01', '14:59:30', 'BTC', 'Kalshi', 'Hourly HTC', 'BTC 5pm', '114250', 'Y', 96.7,
-  '+3', 0.94, 5, NULL, NULL, NULL, NULL, 114250, NULL, -12, NULL, NULL, '{TICKER}', 'TICKET-1751396370-a1b2c', 'BTC-USD', NULL,
+) VALUES (
+  'pending', '2025-07-01', '14:59:30', 'BTC', 'Kalshi', 'Hourly HTC', 'BTC 5pm', '114250', 'Y', 96.7, '+3', 0.94, 5,
+  NULL, NULL, NULL, NULL, 114250, NULL, -12, NULL, NULL, '{TICKER}', 'TICKET-1751396370-a1b2c', 'BTC-USD', NULL,
   'manual', NULL)
 RETURNING id
 """
