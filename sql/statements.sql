@@ -227,10 +227,9 @@ SELECT k.ticker, r.yes_bid, r.yes_ask, r.no_bid, r.no_ask
  WHERE k.opens IS NULL OR k.opens <= (SELECT at FROM clock) + interval '1 hour' LIMIT 20000
 
 -- open_quarantine --
--- The next frames that are still unused, in order of arrival. Rows of old files are no frames.
+-- The next frames that are still unused, in order of arrival. Rows of an old file are no frames.
 SELECT quarantine_id, stream, frame_no, row_no, feed, received_at, frame FROM ingest.quarantine
- WHERE replayed_at IS NULL AND quarantine_id > $1 AND feed <> 'backfill'
- ORDER BY quarantine_id LIMIT $2
+ WHERE replayed_at IS NULL AND stream NOT LIKE 'backfill/%' AND quarantine_id > $1 ORDER BY quarantine_id LIMIT $2
 
 -- close_quarantine --
 -- Only what is still open: two that replay at once use a frame once. All entries of the frame: it is counted once.
@@ -348,6 +347,7 @@ SELECT EXISTS (
 -- A verification may have its transaction idle while the file is read.
 SET LOCAL idle_in_transaction_session_timeout = 0
 -- make_aside --
+-- Where what is the predecessor's is moved to.
 CREATE SCHEMA IF NOT EXISTS rec_io_v2
 
 -- backfill_leaf --

@@ -66,7 +66,7 @@ class Backfill:
     def counts(self) -> list[tuple[int, int, int, int]]:
         """Of every table: source rows, inserted, already there, quarantined."""
         names = ("source_rows", "inserted", "already_there", "quarantined")
-        return [tuple(load[name] for name in names) for load in self.report["loads"]]  # type: ignore[misc]
+        return [tuple(load[name] for name in names) for load in self.report["loads"]]
 
     async def rows(self, query: str, *values: object) -> list[Any]:
         """Ask the database."""
@@ -268,10 +268,11 @@ async def test_the_source_is_not_touched(backfill: Backfill, tmp_path: Path) -> 
     path.parent.mkdir()
     with closing(sqlite3.connect(path)) as writer:
         writer.execute("PRAGMA journal_mode = WAL")
-        writer.execute("PRAGMA wal_autocheckpoint = 0")
+        writer.execute("CREATE TABLE other (a)")
+        writer.execute("SELECT * FROM other").fetchall()
         files.clean_trades(path, 100)
         files.write(path, "trades", [files.trade(101)])
-        assert path.stat().st_size < 8192
+        assert path.stat().st_size <= 8192
         before = {each.name: each.read_bytes() for each in path.parent.iterdir() if not each.name.endswith("-shm")}
         assert await backfill(path) == 0, backfill.out
         assert backfill.counts == [(101, 101, 0, 0)]
