@@ -60,6 +60,10 @@ class Progress(NamedTuple):
     present: int
     quarantined: int
 
+    def holds(self, batch: Batch) -> bool:
+        """Whether this batch was the last one that was committed."""
+        return self.last_rowid == batch.last_rowid
+
 
 class Batch(NamedTuple):
     """The rows of one transaction: those of `block`, what is derived of each of them, up to and with `last_rowid`."""
@@ -293,7 +297,8 @@ class Door:
             if classify(exc) is not Fault.BAD_ROW:
                 raise
             if len(places) == 1:
-                refused[places[0]] = str(exc)
+                # Not the server's detail: that has the row's values, and the times of this attempt.
+                refused[places[0]] = str(getattr(exc, "message", None) or exc)
                 return
             middle = len(places) // 2
             await self._halve(block, places[:middle], backfill_id, refused)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import asyncpg
 
@@ -26,6 +26,7 @@ BATCH_ROWS = 5000
 TRIES, PAUSE_S = 8, 1.0
 _PASSING = frozenset({Fault.CONNECTION, Fault.TRANSIENT})
 
+T = TypeVar("T")
 Told = Callable[[int], None]
 """Called with the number of rows of the source that are done."""
 
@@ -53,11 +54,10 @@ class Loader:
         """Load what is not loaded yet. Raises MovedError or TryLaterError where another program loads the same."""
         began_s = time.monotonic()
         try:
-            door = await self._opened()
-            progress = await door.begin(self._source.snapshot)
+            progress = await self._patiently(lambda door: door.begin(self._source.snapshot))
             if progress.state in {"running", "failed"}:
                 progress = await self._all(progress, told)
-                await (await self._opened()).end(progress)
+                await self._patiently(lambda door: door.end(progress))
                 progress = progress._replace(state="done")
         except MovedError as exc:
             raise TryLaterError(str(exc), hint="let the other one end, then run this again") from exc
@@ -88,31 +88,43 @@ class Loader:
                 progress = await self._put(progress, batch)
                 told(progress.rows)
         except BadInputError:
-            await (await self._opened()).fail(progress)
+            await self._patiently(lambda door: door.fail(progress))
             raise
         return progress
 
     async def _put(self, progress: Progress, batch: Batch) -> Progress:
         """Commit one batch, whatever it takes short of repeating one whose outcome is unknown."""
-        for trial in range(TRIES):
+        trial = 0
+
+        async def put(door: Door) -> Progress:
+            nonlocal trial
+            trial += 1
             try:
-                door = await self._opened()
-                if trial:
-                    now = await door.read(progress)
-                    if now.last_rowid == batch.last_rowid:
-                        return now
-                await door.make_months(batch)
-                found = await door.sort(batch, progress.backfill_id)
-                return await self._commit(door, progress, batch, found)
+                if trial == 1 or not (now := await door.read(progress)).holds(batch):
+                    await door.make_months(batch)
+                    found = await door.sort(batch, progress.backfill_id)
+                    now = await self._commit(door, progress, batch, found)
             except MovedError:
                 # The commit whose answer was lost may have ended only now.
-                now = await (await self._opened()).read(progress)
-                if not trial or now.last_rowid != batch.last_rowid:
+                now = await door.read(progress)
+                if trial == 1 or not now.holds(batch):
                     raise
-                return now
+            return now
+
+        return await self._patiently(put)
+
+    async def _patiently(self, work: Callable[[Door], Awaitable[T]]) -> T:
+        """Do something that may be done twice; where the connection is lost, connect again and do it again.
+
+        Raises at once where there was no connection yet: whoever gives a wrong address wants to know.
+        """
+        for trial in range(1, TRIES + 1):
+            try:
+                return await work(await self._opened())
             except store.ERRORS as exc:
+                known = self._door is not None
                 self._cut()
-                if classify(exc) not in _PASSING or trial == TRIES - 1:
+                if not known or classify(exc) not in _PASSING or trial == TRIES:
                     raise
                 await asyncio.sleep(PAUSE_S)
         raise AssertionError("unreachable")

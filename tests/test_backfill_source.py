@@ -1,0 +1,163 @@
+"""SQLite files that are hostile, broken, locked or in use: refused by name, or read as they were at one moment."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+import backfill_files as files
+import pytest
+
+from recio_ingest.backfill import snapshot
+from recio_ingest.backfill.source import BLOCK_ROWS, MAX_ROW_BYTES, Source
+from recio_ingest.backfill.tables import BadText
+from recio_ingest.errors import BadInputError, TryLaterError
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Source]:
+    """Lend a checked source."""
+    with snapshot.taken(path, path.parent / "copies") as copy, closing(Source(copy)) as source:
+        source.check()
+        yield source
+
+
+def read(path: Path) -> list[tuple[object, ...]]:
+    """Return all rows of the first table."""
+    with opened(path) as source:
+        return [row for block in source.blocks(source.find()[0]) for row in block]
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        (
+            "CREATE VIEW trades AS WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n) SELECT * FROM n",
+            "view",
+        ),
+        ("CREATE VIRTUAL TABLE trades USING fts5(id)", "is a virtual"),
+        (files.TRADES[:-1] + ", big TEXT AS (hex(zeroblob(100000000))))", "generated or hidden column big"),
+        (files.TRADES.replace("AUTOINCREMENT", "") + " WITHOUT ROWID", "without rowids"),
+        (
+            files.TRADES.replace("AUTOINCREMENT", "") + "; CREATE TRIGGER t AFTER INSERT ON trades BEGIN SELECT 1; END",
+            "trigger t",
+        ),
+        ("CREATE TABLE trades (id INTEGER PRIMARY KEY, status TEXT)", "has no column date, time, strike"),
+        ("CREATE TABLE notes (id INTEGER)", "none of the predecessor's tables"),
+    ],
+)
+def test_what_is_no_plain_table_is_refused(tmp_path: Path, statement: str, words: str) -> None:
+    """The table and what is odd about it are named; nothing of it is run."""
+    path = tmp_path / "trades.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(statement)
+    with pytest.raises(BadInputError, match=words), opened(path) as source:
+        source.find()
+
+
+def test_a_giant_row_is_refused(tmp_path: Path) -> None:
+    """A row larger than any of the predecessor's ends the reading instead of filling the memory."""
+    rows = [files.trade(1), files.trade(2, contract="x" * (MAX_ROW_BYTES + 1))]
+    path = files.write(tmp_path / "trades.db", "trades", rows)
+    with pytest.raises(BadInputError, match="trades: a row is larger than 1024 KiB"):
+        read(path)
+
+
+def test_a_corrupt_file_is_refused(tmp_path: Path) -> None:
+    """Damage that reading might not even notice is found before anything is written."""
+    path = files.clean_trades(tmp_path / "trades.db", 500)
+    data = bytearray(path.read_bytes())
+    page = 4096 * 5
+    data[page : page + 64] = b"\xa5" * 64
+    path.write_bytes(data)
+    with pytest.raises(BadInputError, match=r"trades\.db (is corrupt|cannot be read)"), opened(path):
+        pass
+
+
+def test_dirt_is_not_corruption(tmp_path: Path) -> None:
+    """SQLite's check complains of a NULL where the schema forbids it; that is a row's fault and not the file's."""
+    path = files.write(
+        tmp_path / "trades.db", "trades", [files.trade(1), files.trade(2, side=None)], files.LOOSE_TRADES
+    )
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'trades'", (files.TRADES,))
+    assert len(read(path)) == 2
+
+
+def test_a_locked_file_is_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that holds the file exclusively is waited for a little, and then named."""
+    monkeypatch.setattr(snapshot, "BUSY_S", 0.2)
+    path = files.clean_trades(tmp_path / "trades.db", 3)
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(TryLaterError, match=r"trades\.db is locked"), opened(path):
+            pass
+        writer.execute("COMMIT")
+    assert len(read(path)) == 3
+
+
+def test_writers_go_on_while_the_file_is_loaded(tmp_path: Path) -> None:
+    """The lock ends with the copy: a program writes during the load, and the load sees the state before."""
+    path = files.clean_trades(tmp_path / "trades.db", 3)
+    with opened(path) as source:
+        blocks = source.blocks(source.find()[0])
+        files.write(path, "trades", [files.trade(4)])
+        assert [row[0] for block in blocks for row in block] == [1, 2, 3]
+    assert len(read(path)) == 4
+
+
+def test_the_copy_is_the_file(tmp_path: Path) -> None:
+    """The identity of a file without a log is its SHA-256, which anybody can compute; the copy is gone afterwards."""
+    path = files.clean_trades(tmp_path / "trades.db", 3)
+    left = tmp_path / "copies" / "left-by-a-killed-run"
+    left.mkdir(parents=True)
+    with opened(path) as source:
+        assert source.snapshot.sha256 == sha256(path.read_bytes()).hexdigest()
+        assert source.snapshot.size_bytes == path.stat().st_size
+        assert not left.exists()
+    assert list((tmp_path / "copies").iterdir()) == []
+
+
+def test_a_journal_of_a_crash_is_rolled_back_in_the_copy(tmp_path: Path) -> None:
+    """A file that a crash left in the middle of a transaction is read as it was before, and stays as it is."""
+    path = files.clean_trades(tmp_path / "trades.db", 400)
+    crashed = tmp_path / "crashed.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("PRAGMA cache_spill = 1")
+        writer.execute("PRAGMA cache_size = 1")
+        writer.execute("BEGIN")
+        writer.execute("UPDATE trades SET contract = 'torn', ticker = 'torn'")
+        crashed.write_bytes(path.read_bytes())
+        journal = path.with_name("trades.db-journal").read_bytes()
+        crashed.with_name("crashed.db-journal").write_bytes(journal)
+        writer.execute("ROLLBACK")
+    before = crashed.read_bytes()
+    assert b"torn" in before
+    assert len([row for row in read(crashed) if "torn" in row]) == 0
+    assert crashed.read_bytes() == before
+
+
+def test_bad_text_leaves_its_neighbours_alone(tmp_path: Path) -> None:
+    """Text that is not UTF-8 comes as its bytes, in its own row, wherever it lies in a block."""
+    bad = {1, 2, BLOCK_ROWS, BLOCK_ROWS + 1, 2 * BLOCK_ROWS + 7}
+    rows = (
+        files.trade(number, **({"symbol": files.Sql(files.BAD_TEXT)} if number in bad else {}))
+        for number in range(1, 3 * BLOCK_ROWS)
+    )
+    found = read(files.write(tmp_path / "trades.db", "trades", rows))
+    assert [row[0] for row in found] == list(range(1, 3 * BLOCK_ROWS))
+    assert {row[0] for row in found if BadText(b"\xe9\xffA") in row} == bad
+    assert all(sum(isinstance(value, bytes) for value in row) == (row[0] in bad) for row in found)
+
+
+def test_reading_goes_on_behind_a_rowid(tmp_path: Path) -> None:
+    """A load that was cut off asks for the rows behind the last one it has, negative rowids included."""
+    path = files.write(tmp_path / "trades.db", "trades", [files.trade(number, id=number - 3) for number in range(1, 8)])
+    with opened(path) as source:
+        found = source.find()[0]
+        assert [row[0] for block in source.blocks(found, -1) for row in block] == [0, 1, 2, 3, 4]
+        assert next(source.blocks(found))[0][0] == -2
