@@ -202,7 +202,7 @@ FAULTS = {
         "UPDATE ingest.quarantine SET frame_no = 2 WHERE frame_no = 11", {(2, ""), (11, "prob")}, []
     ),
     "the quarantine has a row of no file": Fault(ONE_TOO_MANY, set(), ["counts"]),
-    "a column has another type": Fault(OTHER_TYPE, set(), ["types"]),
+    "a column has another type": Fault(OTHER_TYPE, set(), ["counts", "types"]),
     "the key's index is gone": Fault(NO_KEY, set(), ["keys"]),
 }
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import asyncpg
 
 from recio_ingest.backfill import leaf
-from recio_ingest.backfill.fingerprint import BLOCKS, Figures, Fingerprints, blocks, key_places, keys, merged
+from recio_ingest.backfill.fingerprint import BLOCKS, BOUNDED, Figures, Fingerprints, blocks, key_places, keys, merged
 from recio_ingest.backfill.report import NAMED, Check, Difference, check
 from recio_ingest.backfill.second import Kept, compare
-from recio_ingest.backfill.tables import Kind, Table
+from recio_ingest.backfill.tables import Table
 
 # A leaf of 50 million rows takes PostgreSQL some minutes; the connection's own limit is for batches.
 PATIENCE_S = 6 * 3600.0
@@ -68,7 +68,8 @@ class Opened:
         if not kept.rowids:
             return kept
         hit = [at for at, block in enumerate(blocks(self.places, kept.shown)) if block in self.suspects]
-        return Kept([kept.rowids[at] for at in hit], [[texts[at] for at in hit] for texts in kept.shown])
+        fields = [[texts[at] for at in hit] for texts in kept.shown]
+        return Kept([kept.rowids[at] for at in hit], fields, [kept.rows[at] for at in hit])
 
     async def look(self, connection: asyncpg.Connection, kept: Kept) -> None:
         """Compare rows of the file with the database's, field by field."""
@@ -84,7 +85,7 @@ class Opened:
         there = [found[key] for key in counted.elements() if key in found]
         if there:
             prints = Fingerprints(self.table)
-            prints.add(list(zip(*there, strict=True)))
+            prints.add(list(zip(*there, strict=True)), list(map("|".join, there)))
             self.theirs.append(prints.figures)
 
     def checks(self) -> Iterator[Check]:
@@ -107,5 +108,5 @@ class Opened:
             yield check("values", name, ours.filled, other.filled)
             if ours.total is not None:
                 yield check("sums", name, ours.total, other.total or 0)
-            if column.kind in (Kind.DATE, Kind.TIMESTAMP):
+            if column.kind in BOUNDED:
                 yield check("time bounds", name, f"{ours.first} to {ours.last}", f"{other.first} to {other.last}")

@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from recio_ingest.backfill.fingerprint import Expected, Fingerprints, key_places, keys
+from recio_ingest.backfill.fingerprint import Expected, Fingerprints, key_places, keys, row_texts
 from recio_ingest.backfill.report import NAMED, Difference
 from recio_ingest.backfill.tables import Table
 
@@ -56,6 +56,7 @@ class Kept(NamedTuple):
 
     rowids: Sequence[int]
     shown: Sequence[Sequence[str]]
+    rows: Sequence[str]
 
 
 class SecondRead:
@@ -78,24 +79,26 @@ class SecondRead:
         self.rows += len(block.rowids)
         for prints, kept in zip(self.prints, self.kept(block, note=True), strict=True):
             if kept.rowids:
-                prints.add(kept.shown)
+                prints.add(kept.shown, kept.rows)
 
     def kept(self, block: Block, *, note: bool = False) -> list[Kept]:
         """Return the rows of a block that have to be in the database, for each target."""
         shown = [expected.columns(block.values, block.folds) for expected in self._expected]
         held = self._quarantine.between(block.rowids[0], block.rowids[-1])
+        rows = [row_texts(fields) for fields in shown]
+        if not held and None not in rows:
+            return [Kept(block.rowids, *both) for both in zip(shown, rows, strict=True)]  # type: ignore[arg-type]
         refused: dict[int, str] = {}
         for target, fields in zip(self.targets, shown, strict=True):
             for column, texts in zip(target.columns, fields, strict=True):
                 if None in texts:
                     refused |= {place: column.name for place, text in enumerate(texts) if text is None}
-        if not refused and not held:
-            return [Kept(block.rowids, fields) for fields in shown]  # type: ignore[arg-type]  # no field is None
         if note:
             self._note(block, shown[0], refused, held)
         places = [place for place, rowid in enumerate(block.rowids) if place not in refused and rowid not in held]
         rowids = [block.rowids[place] for place in places]
-        return [Kept(rowids, [[str(texts[place]) for place in places] for texts in fields]) for fields in shown]
+        left = [[[str(texts[place]) for place in places] for texts in fields] for fields in shown]
+        return [Kept(rowids, fields, row_texts(fields) or []) for fields in left]
 
     def _note(
         self,

@@ -146,7 +146,8 @@ async def _open(connection: asyncpg.Connection, second: SecondRead, reread: Rere
             chosen = each.chosen(kept[place])
             for start in range(0, len(chosen.rowids), ASKED):
                 part = slice(start, start + ASKED)
-                await each.look(connection, Kept(chosen.rowids[part], [texts[part] for texts in chosen.shown]))
+                fields = [texts[part] for texts in chosen.shown]
+                await each.look(connection, Kept(chosen.rowids[part], fields, chosen.rows[part]))
 
 
 def _books(load: Load, second: SecondRead, quarantined: int, side: Side) -> Iterator[Check]:
