@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -57,11 +58,17 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--adopt", action="store_true", help="with --migrate: move the predecessor's tables aside")
     parser.add_argument("--feed", choices=feeds.NAMES, help="with --replay: whose messages these are")
     parser.add_argument("--speed", type=float, default=0.0, metavar="N", help="with --replay: N times as it was")
+    parser.add_argument("--user", default="0001", metavar="ID", help="with --backfill: whose rows these are")
+    parser.add_argument("--dry-run", action="store_true", help="with --backfill: convert all, write nothing")
+    parser.add_argument("--strict", action="store_true", help="with --backfill: quarantined rows end with 1")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="with --backfill: write the report as JSON")
+    parser.add_argument("--undo", type=int, metavar="ID", help="with --backfill: take back what this load inserted")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--migrate", action="store_true", help="bring the schema up to date, and exit")
     mode.add_argument("--check-config", action="store_true", help="print the effective configuration, and exit")
     mode.add_argument("--replay", nargs="+", type=Path, metavar="FILE", help="ship spool segments or JSON lines")
     mode.add_argument("--replay-quarantine", action="store_true", help="decode quarantined frames again")
+    mode.add_argument("--backfill", nargs="*", type=Path, metavar="FILE", help="load the predecessor's SQLite files")
     mode.add_argument("--status", action="store_true", help="ask the running daemon")
     mode.add_argument("--demo", action="store_true", help="run against simulated venues on loopback")
     mode.add_argument("--version", action="version", version=f"recio-ingest {report.VERSION}")
@@ -72,7 +79,22 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--feed and --speed go with --replay")
     if not 0 <= arguments.speed < math.inf:
         parser.error("--speed is a factor above 0")
+    _check_backfill(parser, arguments)
     return arguments
+
+
+def _check_backfill(parser: _Parser, arguments: argparse.Namespace) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in ("dry_run", "strict", "report") if getattr(arguments, name)]
+    if arguments.backfill is None:
+        given += ["--user"] * (arguments.user != parser.get_default("user")) + ["--undo"] * (arguments.undo is not None)
+        if given:
+            parser.error(f"{given[0]} goes with --backfill")
+    elif arguments.undo is None and not arguments.backfill:
+        parser.error("--backfill needs a file, or --undo and the id of a load")
+    elif arguments.undo is not None and (arguments.backfill or given):
+        parser.error("--backfill --undo takes the id of a load and nothing else")
+    if not re.fullmatch("[0-9a-z_]{1,16}", arguments.user):
+        parser.error("--user is an id of 1 to 16 of 0-9, a-z and _")
 
 
 def _run(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -81,15 +103,24 @@ def _run(arguments: argparse.Namespace, settings: Settings) -> int:
         return 0
     if arguments.status:
         return status.show(settings)
-    if arguments.migrate:
-        return _once(_migrate(settings, adopt=arguments.adopt))
-    if arguments.replay:
-        return _once(_replay(settings, arguments.replay, arguments.feed, arguments.speed))
-    if arguments.replay_quarantine:
-        return _once(_replay_quarantine(settings))
+    if (command := _command(arguments, settings)) is not None:
+        return _once(command)
     work = _demo(settings) if arguments.demo else _serve(settings, takeover=arguments.takeover)
     uvloop.run(work)
     return 0
+
+
+def _command(arguments: argparse.Namespace, settings: Settings) -> Coroutine[Any, Any, int] | None:
+    """Return what does its work on the database and ends; None for the daemon."""
+    if arguments.migrate:
+        return _migrate(settings, adopt=arguments.adopt)
+    if arguments.replay:
+        return _replay(settings, arguments.replay, arguments.feed, arguments.speed)
+    if arguments.backfill is not None:
+        return _backfill(settings, arguments)
+    if arguments.replay_quarantine:
+        return _replay_quarantine(settings)
+    return None
 
 
 def _once(work: Coroutine[Any, Any, int]) -> int:
@@ -178,6 +209,21 @@ async def _replay_quarantine(settings: Settings) -> int:
         used, remaining = await replay.replay_quarantine(dsn)
     print(f"{used} frames used, {remaining} remain in the quarantine")  # noqa: T201  # the command's output
     return 0
+
+
+async def _backfill(settings: Settings, arguments: argparse.Namespace) -> int:
+    from recio_ingest.backfill import run  # noqa: PLC0415  # its parts are loaded by those who ask for it
+
+    folder = settings.state_dir / "backfill"
+    wanted = run.Wanted(
+        arguments.backfill, arguments.user, arguments.dry_run, arguments.strict, arguments.report, folder
+    )
+    async with _database(settings) as dsn:
+        if arguments.undo is not None:
+            return await run.take_back(dsn, arguments.undo)
+        if not arguments.dry_run:
+            await _bring_up_to_date(dsn)
+        return await run.run(dsn, wanted, _explain)
 
 
 def _explain(exc: RecioError) -> int:

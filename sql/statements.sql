@@ -227,10 +227,9 @@ SELECT k.ticker, r.yes_bid, r.yes_ask, r.no_bid, r.no_ask
  WHERE k.opens IS NULL OR k.opens <= (SELECT at FROM clock) + interval '1 hour' LIMIT 20000
 
 -- open_quarantine --
--- The next frames that are still unused, in order of arrival. Rows of old files are no frames.
+-- The next frames that are still unused, in order of arrival. Rows of an old file are no frames.
 SELECT quarantine_id, stream, frame_no, row_no, feed, received_at, frame FROM ingest.quarantine
- WHERE replayed_at IS NULL AND quarantine_id > $1 AND feed <> 'backfill'
- ORDER BY quarantine_id LIMIT $2
+ WHERE replayed_at IS NULL AND stream NOT LIKE 'backfill/%' AND quarantine_id > $1 ORDER BY quarantine_id LIMIT $2
 
 -- close_quarantine --
 -- Only what is still open: two that replay at once use a frame once. All entries of the frame: it is counted once.
@@ -348,11 +347,16 @@ SELECT EXISTS (
 -- A verification may have its transaction idle while the file is read.
 SET LOCAL idle_in_transaction_session_timeout = 0
 -- make_aside --
+-- Where what is the predecessor's is moved to.
 CREATE SCHEMA IF NOT EXISTS rec_io_v2
 
 -- backfill_leaf --
 -- Whether the table that takes the rows is there.
 SELECT to_regclass($1) IS NOT NULL
+
+-- backfill_has_rows --
+-- Whether any key can be there already.
+SELECT EXISTS (SELECT FROM {leaf})
 
 -- backfill_begin --
 -- Nobody has loaded this file's table for this user; of two that find this at once, one inserts.
@@ -364,6 +368,19 @@ VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (file_sha256, source_table, user_id)
 SELECT backfill_id, state, last_rowid, source_rows, inserted_rows, present_rows, quarantined_rows
   FROM ingest.backfills
  WHERE file_sha256 = $1 AND source_table = $2 AND user_id IS NOT DISTINCT FROM $3 AND state <> 'undone'
+   FOR UPDATE
+
+-- backfill_resume --
+-- A load that failed goes on.
+UPDATE ingest.backfills SET state = 'running' WHERE backfill_id = $1 AND state = 'failed'
+
+-- backfill_fail --
+-- The file could not be read to its end.
+UPDATE ingest.backfills SET state = 'failed' WHERE backfill_id = $1 AND state = 'running'
+
+-- backfill_reasons --
+-- What is in the quarantine of a load, by the first reason of each row.
+SELECT reason, count(*) AS rows FROM ingest.quarantine WHERE stream = $1 GROUP BY reason
 
 -- backfill_read --
 -- Where a load stands; read again after every error.

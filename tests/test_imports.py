@@ -24,13 +24,18 @@ VENUES = {"decode"} | {name for name in MODULES if name.split(".")[0] == "feeds"
 INSTRUMENTS = {"headers", "logs", "metrics", "notify"}
 EDGES = {
     "cluster", "credentials", "embedded", "endings", "guard", "opening", "rest", "schema", "segments", "spool",
-    "spool_folder", "store", "stream", "backfill.snapshot", "backfill.source",
+    "spool_folder", "store", "stream", "backfill.door", "backfill.snapshot", "backfill.source",
 }  # fmt: skip
-FLOWS = {"known", "poll", "repair", "replay", "ship", "backfill.opened", "backfill.verify"}
-TOP = {"__main__", "report", "service", "status", "web"} | {name for name in MODULES if name.split(".")[0] == "demo"}
+FLOWS = {
+    "known", "poll", "repair", "replay", "ship", "backfill.load", "backfill.opened", "backfill.undo", "backfill.verify",
+}  # fmt: skip
+TOP = {
+    "__main__", "report", "service", "status", "web", "backfill.progress", "backfill.run",
+} | {name for name in MODULES if name.split(".")[0] == "demo"}  # fmt: skip
 LAYERS = (WORDS, VENUES, INSTRUMENTS, EDGES, FLOWS, TOP)
 
 BESIDE = {
+    "backfill.door": {"backfill.source", "store"},
     "backfill.source": {"backfill.snapshot"},
     "embedded": {"cluster"},
     "spool": {"segments", "spool_folder"},

@@ -90,7 +90,7 @@ async def test_predecessor_is_recognised_and_adopted(empty_database: str) -> Non
 
 
 async def test_predecessors_users_are_adopted(empty_database: str) -> None:
-    """The predecessor's tables of users, with views and functions on them, move aside as they are, and ours stand there."""
+    """The predecessor's tables of users, with views and functions on them, move aside as they are."""
     await execute(
         empty_database,
         "CREATE SCHEMA users",
@@ -103,7 +103,7 @@ async def test_predecessors_users_are_adopted(empty_database: str) -> None:
         "CREATE VIEW users.active_trades_view AS SELECT id FROM users.trades_0001",
         "CREATE VIEW users.recent_trades_view AS SELECT id FROM users.trades_0001",
         "CREATE VIEW users.trade_performance_view AS SELECT count(*) FROM users.trades_0001",
-        "CREATE FUNCTION users.update_trade_status(p_trade_id int, p_status text DEFAULT 'x', p_closed_at text DEFAULT NULL)"
+        "CREATE FUNCTION users.update_trade_status(p_trade_id int, p_status text, p_closed_at text DEFAULT NULL)"
         " RETURNS void LANGUAGE sql AS 'UPDATE users.trades_0001 SET status = p_status'",
         "CREATE TABLE users.user_master (user_id text)",
     )

@@ -21,7 +21,8 @@ INSERT INTO users.trades_0001 (
   status, date, time, symbol, market, trade_strategy, contract, strike, side, prob, diff, buy_price, position,
   sell_price, closed_at, fees, pnl, symbol_open, symbol_close, momentum, volatility, win_loss, ticker, ticket_id,
   market_id, momentum_delta, entry_method, close_method
-) VALUES ('pending', '2025-07-01', '14:59:30', 'BTC', 'Kalshi', 'Hourly HTC', 'BTC 5pm', '114250', 'Y', 96.7, '+3', 0.94, 5,
+) VALUES (
+  'pending', '2025-07-01', '14:59:30', 'BTC', 'Kalshi', 'Hourly HTC', 'BTC 5pm', '114250', 'Y', 96.7, '+3', 0.94, 5,
   NULL, NULL, NULL, NULL, 114250, NULL, -12, NULL, NULL, '{TICKER}', 'TICKET-1751396370-a1b2c', 'BTC-USD', NULL,
   'manual', NULL)
 RETURNING id
@@ -67,20 +68,21 @@ async def program(database: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def test_life_of_a_trade(program: asyncpg.Connection) -> None:
-    """From the ticket to the settlement, by the statements of the trade manager: ids come by themselves, steps are kept."""
+    """From the ticket to the settlement, by the trade manager's statements: the id comes by itself."""
     trade = await program.fetchval(INSERT_TRADE)
     assert trade == 1
     await program.execute("UPDATE users.trades_0001 SET status = 'open' WHERE id = 1")
     await program.execute(
-        "UPDATE users.trades_0001 SET position = 5, buy_price = 0.95, fees = 0.07, diff = '-2', symbol_open = 114251.5 WHERE id = 1"
+        "UPDATE users.trades_0001 SET position = 5, buy_price = 0.95, fees = 0.07, diff = '-2', symbol_open = 114251.5"
+        " WHERE id = 1"
     )
     await program.execute(
-        "UPDATE users.trades_0001 SET status = 'expired', closed_at = '2025-07-01T17:00:00.104321-04:00', symbol_close = 114300,"
-        " close_method = 'expired' WHERE status = 'open'"
+        "UPDATE users.trades_0001 SET status = 'expired', closed_at = '2025-07-01T17:00:00.104321-04:00',"
+        " symbol_close = 114300, close_method = 'expired' WHERE status = 'open'"
     )
     await program.execute(
-        f"UPDATE users.trades_0001 SET status = 'closed', sell_price = 1.0, win_loss = 'W', pnl = 0.18 WHERE ticker = '{TICKER}'"
-        " AND status = 'expired'"
+        "UPDATE users.trades_0001 SET status = 'closed', sell_price = 1.0, win_loss = 'W', pnl = 0.18"
+        f" WHERE ticker = '{TICKER}' AND status = 'expired'"
     )
     row = await program.fetchrow("SELECT * FROM users.trades_0001 WHERE status = 'closed' ORDER BY id DESC")
     assert row is not None
@@ -127,12 +129,12 @@ async def test_questions(program: asyncpg.Connection) -> None:
 
 
 async def test_the_supervisor(program: asyncpg.Connection) -> None:
-    """An active trade is inserted, confirmed, followed and deleted; with a pending trade that failed it goes by itself."""
+    """An active trade is inserted, confirmed, followed and deleted; with a pending trade it goes by itself."""
     await program.fetchval(INSERT_TRADE)
     await program.execute(INSERT_ACTIVE)
     await program.execute(
-        "UPDATE users.active_trades_0001 SET status = 'active', buy_price = 0.95, position = 5, fees = 0.07, diff = '-2'"
-        " WHERE trade_id = 1 AND status = 'pending'"
+        "UPDATE users.active_trades_0001 SET status = 'active', buy_price = 0.95, position = 5, fees = 0.07,"
+        " diff = '-2' WHERE trade_id = 1 AND status = 'pending'"
     )
     assert await program.fetchval("SELECT count(*) FROM users.active_trades_0001 WHERE status = 'active'") == 1
     await program.execute("DELETE FROM users.trades_0001 WHERE id = 1 AND status = 'pending'")

@@ -83,7 +83,7 @@ async def test_a_user_makes_no_users(two_users: str) -> None:
 
 
 async def test_copy_goes_into_partitions(two_users: str) -> None:
-    """The backfill's role copies into a partition, and what it copied it can take out again; a user's parent refuses COPY."""
+    """The backfill's role copies into a partition, and can take it out again; a user's parent refuses COPY."""
     connection = await asyncpg.connect(two_users)
     try:
         await connection.execute("DELETE FROM users.trades; DELETE FROM users.fills; SET ROLE recio_backfill")

@@ -74,7 +74,7 @@ async def test_closing_sets_closed_at(database: str, status: str) -> None:
 
 
 async def test_old_rows_are_left_as_they_were(database: str) -> None:
-    """A closed trade that never had closed_at gets none by a later update, and one that closed before its date stays."""
+    """A closed trade that never had closed_at gets none by a later update, and one closed before its date stays."""
     await add_trade(database, id="1", status="'closed'")
     await add_trade(database, id="2", status="'closed'", closed_at="'2025-06-30 14:59-04'")
     before = await rows(database, f"SELECT id, closed_at FROM {TRADES} ORDER BY id")

@@ -1,0 +1,148 @@
+"""The command: files in, a report and an exit code out."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+from rich.console import Console
+
+from recio_ingest import ship, store
+from recio_ingest.backfill import progress, report, snapshot
+from recio_ingest.backfill.door import FEED, ROLE
+from recio_ingest.backfill.load import Loader
+from recio_ingest.backfill.report import Loaded
+from recio_ingest.backfill.second import Block
+from recio_ingest.backfill.source import Found, Source
+from recio_ingest.backfill.undo import NAMED, undo
+from recio_ingest.backfill.verify import Load, verify
+from recio_ingest.errors import EXIT_FAILED, RecioError
+from recio_ingest.sql import statement
+
+# A report that goes to a file or a pipe is not cut to somebody's window.
+WIDTH_ELSEWHERE = 160
+
+Explain = Callable[[RecioError], int]
+
+
+class Wanted(NamedTuple):
+    """What the command line asks for; `folder` takes the copies while they are needed."""
+
+    paths: Sequence[Path]
+    user: str
+    dry_run: bool
+    strict: bool
+    report: Path | None
+    folder: Path
+
+
+async def run(dsn: str, wanted: Wanted, explain: Explain) -> int:
+    """Load, verify and report every file; return the worst exit code. `explain` tells an error and gives its code."""
+    worst = 0
+    loads: list[Loaded] = []
+    for path in wanted.paths:
+        try:
+            await _file(dsn, path, wanted, loads)
+        except RecioError as exc:
+            worst = max(worst, explain(exc))
+        except store.ERRORS as exc:
+            worst = max(worst, explain(ship.one_shot(exc)))
+    if any(not load.ok or (wanted.strict and load.quarantined) for load in loads):
+        worst = max(worst, EXIT_FAILED)
+    _show(loads)
+    if wanted.report is not None:
+        answer = {**report.as_json(loads), "exit_code": worst, "dry_run": wanted.dry_run}
+        wanted.report.write_bytes(orjson.dumps(answer, option=orjson.OPT_INDENT_2) + b"\n")
+    return worst
+
+
+async def take_back(dsn: str, backfill_id: int) -> int:
+    """Undo one load; return 1 where rows had to stay."""
+    connection = await store.connect(dsn, role=ROLE)
+    try:
+        done = await undo(connection, backfill_id)
+    finally:
+        await connection.close()
+    print(f"backfill {backfill_id}: {done.removed} rows removed from {done.target}")  # noqa: T201  # the command's output
+    if not done.stayed:
+        return 0
+    more = "at least " if len(done.stayed) == NAMED else ""
+    ids = ", ".join(map(str, done.stayed))
+    print(f"{more}{len(done.stayed)} rows stay, changed or referred to since: {ids}")  # noqa: T201  # same
+    return EXIT_FAILED
+
+
+async def _file(dsn: str, path: Path, wanted: Wanted, loads: list[Loaded]) -> None:
+    with snapshot.taken(path, wanted.folder) as copy, closing(Source(copy)) as source:
+        source.check()
+        for found in source.find():
+            # One by one: what was loaded before an error belongs into the report.
+            loads.append(await _table(dsn, source, found, wanted))  # noqa: PERF401  # the reason above
+
+
+async def _table(dsn: str, source: Source, found: Found, wanted: Wanted) -> Loaded:
+    copy, table = source.snapshot, found.table
+    loader = Loader(dsn, source, found, wanted.user)
+    target = f"{table.schema}.{table.leaf(wanted.user)}"
+    begun = Loaded(copy.name, copy.sha256, table.name, target, None, found.rows, 0, 0, {}, 0.0, found.unknown)
+    began_s = time.monotonic()
+    with progress.shown(copy.name, table.name, found.rows) as told:
+        if wanted.dry_run:
+            tried, reasons = await loader.try_out(told)
+            return begun._replace(
+                inserted=tried.inserted,
+                present=tried.present,
+                quarantined=reasons,
+                lasted_s=time.monotonic() - began_s,
+            )
+        done = (await loader.run(told)).progress
+    loaded = begun._replace(
+        backfill_id=done.backfill_id,
+        inserted=done.inserted,
+        present=done.present,
+        quarantined={"": done.quarantined},
+        lasted_s=time.monotonic() - began_s,
+    )
+    return await _verified(dsn, source, found, wanted, loaded)
+
+
+async def _verified(dsn: str, source: Source, found: Found, wanted: Wanted, loaded: Loaded) -> Loaded:
+    assert loaded.backfill_id is not None
+    counts = (loaded.rows, loaded.inserted, loaded.present, sum(loaded.quarantined.values()))
+    load = Load(loaded.backfill_id, found.table, wanted.user, *counts)
+    connection = await store.connect(dsn, role=ROLE)
+    try:
+        stream = f"{FEED}/{loaded.backfill_id}"
+        reasons = Counter(
+            {row["reason"]: row["rows"] for row in await connection.fetch(statement("backfill_reasons"), stream)}
+        )
+        verdict = await verify(connection, partial(_reread, source, found), load)
+        loaded = loaded._replace(quarantined=reasons, verdict=verdict)
+        kept = orjson.dumps(loaded.as_json()).decode()
+        await connection.execute(statement("backfill_verdict"), loaded.backfill_id, verdict.ok, kept)
+    finally:
+        connection.terminate()
+    return loaded
+
+
+def _reread(source: Source, found: Found) -> Iterator[Block]:
+    for rows in source.blocks(found):
+        rowids, *columns = zip(*rows, strict=True)
+        yield Block(rowids, dict(zip(found.names, columns, strict=True)), [found.folds.get(rowid) for rowid in rowids])
+
+
+def _show(loads: Sequence[Loaded]) -> None:
+    if not loads:
+        return
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH_ELSEWHERE)
+    console.print(report.table(loads))
+    for line in report.lines(loads):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,64 @@
+"""Takes back what one load inserted, and nothing else."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import asyncpg
+
+from recio_ingest.backfill import leaf
+from recio_ingest.backfill.door import FEED, PATIENCE_S
+from recio_ingest.backfill.tables import TABLES, Table
+from recio_ingest.errors import BadInputError
+from recio_ingest.sql import statement
+
+# So many of the rows that stay are named.
+NAMED = 100
+
+
+class Undone(NamedTuple):
+    """How many rows went, and which stayed because somebody changed them or refers to them."""
+
+    target: str
+    removed: int
+    stayed: list[int]
+
+
+async def undo(connection: asyncpg.Connection, backfill_id: int) -> Undone:
+    """Undo one load in one transaction. Raises BadInputError for an id that is none, or is undone."""
+    async with connection.transaction():
+        load = await connection.fetchrow(statement("backfill_undo_lock"), backfill_id)
+        if load is None or load["state"] == "undone":
+            known = "was undone before" if load else "is not known"
+            raise BadInputError(f"backfill {backfill_id} {known}", hint="SELECT * FROM ingest.backfills shows all")
+        table = TABLES[load["source_table"]]
+        removed = await _remove(connection, table, load["user_id"] or "", backfill_id)
+        stayed: list[int] = []
+        if table.per_user:
+            name = leaf.name(table, load["user_id"])
+            rows = await connection.fetch(
+                statement("backfill_left").format(leaf=name), backfill_id, NAMED, timeout=PATIENCE_S
+            )
+            stayed = [row["id"] for row in rows]
+        await connection.execute(statement("backfill_undo_quarantine"), f"{FEED}/{backfill_id}", timeout=PATIENCE_S)
+        await connection.execute(statement("backfill_undone"), backfill_id)
+    return Undone(load["target"], removed, stayed)
+
+
+async def _remove(connection: asyncpg.Connection, table: Table, user: str, backfill_id: int) -> int:
+    removed = 0
+    for target in (table, table.companion):
+        if target is None:
+            continue
+        if not target.per_user:
+            query = statement("backfill_undo_prices").format(leaf=leaf.name(target, user))
+        elif target.name == "trades":
+            query = statement("backfill_undo_trades").format(
+                leaf=leaf.name(target, user), active=leaf.name(target, user, "active_trades")
+            )
+        else:
+            query = statement("backfill_undo_rows").format(leaf=leaf.name(target, user))
+        status = await connection.execute(query, backfill_id, timeout=PATIENCE_S)
+        if target is table:
+            removed = int(status.rpartition(" ")[2])
+    return removed
