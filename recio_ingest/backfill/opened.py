@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -73,10 +73,7 @@ class Opened:
 
     async def look(self, connection: asyncpg.Connection, kept: Kept) -> None:
         """Compare rows of the file with the database's, field by field."""
-        first = leaf.key_columns(self.table)[0]
-        wanted = {leaf.plain_key(text, first.kind) for text in kept.shown[self.places[0]]}
-        answers = await connection.fetch(leaf.rows(self.table, self.user), list(wanted), timeout=PATIENCE_S)
-        found = {each["key"]: each["fields"] for each in answers}
+        found = await self._find(connection, kept.shown)
         differences = compare(self.name, self.table, kept, found)
         self.differing += len(differences)
         self.differences += islice(differences, max(0, NAMED - len(self.differences)))
@@ -87,6 +84,24 @@ class Opened:
             prints = Fingerprints(self.table)
             prints.add(list(zip(*there, strict=True)), list(map("|".join, there)))
             self.theirs.append(prints.figures)
+
+    async def look_for(self, connection: asyncpg.Connection, duplicates: Sequence[tuple[int, Sequence[str]]]) -> None:
+        """Name the rows that were set aside as duplicates of a row that is not there."""
+        if not duplicates or self.wrong_types:
+            return
+        shown = list(zip(*(fields for _, fields in duplicates), strict=True))
+        found = await self._find(connection, shown)
+        for (rowid, _), key in zip(duplicates, keys(self.places, shown), strict=True):
+            if key not in found:
+                self.differing += 1
+                self.differences.append(Difference(self.name, rowid, key, "", "a row", "a duplicate of no row"))
+
+    async def _find(self, connection: asyncpg.Connection, shown: Sequence[Sequence[str]]) -> dict[str, Sequence[str]]:
+        """Return the database's rows with these rows' keys: their fields, by the whole key."""
+        first = leaf.key_columns(self.table)[0]
+        wanted = {leaf.plain_key(text, first.kind) for text in shown[self.places[0]]}
+        answers = await connection.fetch(leaf.rows(self.table, self.user), list(wanted), timeout=PATIENCE_S)
+        return {each["key"]: each["fields"] for each in answers}
 
     def checks(self) -> Iterator[Check]:
         """Yield the checks of this target: types, key, references, every column's figures, and the fingerprints."""

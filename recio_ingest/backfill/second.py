@@ -13,6 +13,9 @@ from recio_ingest.backfill.tables import Table
 
 # What only the database can tell: nothing in the row alone shows it.
 SERVER_REASONS = frozenset({"refused", "duplicate_key", "no_such_trade"})
+DUPLICATE = "duplicate_key"
+# So many of them are looked up; a file has a handful.
+LOOKED_UP = 10_000
 
 
 class Block(NamedTuple):
@@ -69,6 +72,8 @@ class SecondRead:
         self.found_in_quarantine = 0
         self.misplaced: list[Difference] = []
         self.misplaced_count = 0
+        self.duplicates: list[tuple[int, Sequence[str]]] = []
+        """Rows that are in the quarantine because an earlier one has their key: rowid and fields."""
         self._names = [target.leaf(user) for target in self.targets]
         self._expected = [Expected(target) for target in self.targets]
         self._places = [key_places(target) for target in self.targets]
@@ -111,6 +116,8 @@ class SecondRead:
             reason = held.get(rowid)
             if reason is not None:
                 self.found_in_quarantine += 1
+            if reason == DUPLICATE and place not in refused and len(self.duplicates) < LOOKED_UP:
+                self.duplicates.append((rowid, [str(texts[place]) for texts in shown]))
             if place in refused and reason is None:
                 column = refused[place]
                 value = repr(block.values[self._source_name(column)][place])

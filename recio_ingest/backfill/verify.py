@@ -76,6 +76,7 @@ async def verify(connection: asyncpg.Connection, reread: Reread, load: Load) -> 
             Opened(target, load.user, prints, side)
             for target, prints, side in zip(second.targets, second.prints, sides, strict=True)
         ]
+        await opened[0].look_for(connection, second.duplicates)
         await _open(connection, second, reread, [each for each in opened if each.suspects])
     named = [*second.misplaced, *(difference for each in opened for difference in each.differences)]
     return Verdict(
