@@ -202,7 +202,7 @@ FAULTS = {
         "UPDATE ingest.quarantine SET frame_no = 2 WHERE frame_no = 11", {(2, ""), (11, "prob")}, []
     ),
     "the quarantine has a row of no file": Fault(ONE_TOO_MANY, set(), ["counts"]),
-    "a column has another type": Fault(OTHER_TYPE, set(), ["types"]),
+    "a column has another type": Fault(OTHER_TYPE, set(), ["counts", "types"]),
     "the key's index is gone": Fault(NO_KEY, set(), ["keys"]),
 }
 
@@ -289,6 +289,21 @@ async def test_a_row_that_the_server_refused_is_no_fault(connection: asyncpg.Con
     await plain.quarantine(connection, load.backfill_id, 3, reason="refused")
     found = await verdict(connection, path, load._replace(inserted=4, quarantined=1))
     assert (found.ok, found.differences) == (True, ())
+
+
+async def test_a_duplicate_has_its_original(connection: asyncpg.Connection, tmp_path: Path) -> None:
+    """A row may be set aside as a duplicate only if a row of its key is there."""
+    rows = [files.settlement(1), files.settlement(2, ticker="O'Brien\\"), files.settlement(2, ticker="O'Brien\\")]
+    path = files.write(tmp_path / "settlements.db", "settlements", rows)
+    load = await plain.load(connection, path, "settlements")
+    await plain.quarantine(connection, load.backfill_id, 3, reason="duplicate_key")
+    load = load._replace(present=0, quarantined=1)
+    found = await verdict(connection, path, load)
+    assert (found.ok, found.differences) == (True, ())
+    await connection.execute("UPDATE ingest.quarantine SET reason = 'duplicate_key', frame_no = 1")
+    await connection.execute("DELETE FROM users.settlements_0001 WHERE ticker LIKE 'KX%'")
+    found = await verdict(connection, path, load._replace(rows=3, inserted=1, present=1))
+    assert [(each.rowid, each.database) for each in found.differences] == [(1, "a duplicate of no row")]
 
 
 async def test_many_differences_are_counted_and_the_first_named(connection: asyncpg.Connection, tmp_path: Path) -> None:

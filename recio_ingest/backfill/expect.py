@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from functools import lru_cache, partial
@@ -50,9 +50,9 @@ class Twice(NamedTuple):
 
 
 class TimeOfDay(NamedTuple):
-    """A time whose day is the row's own: on or after the row's `date` and `time`."""
+    """A time whose day is the row's own: on or after the row's `date` and `time`; as the server shows it."""
 
-    time: time
+    text: str
 
 
 Shown = str | Twice | TimeOfDay | None
@@ -191,7 +191,7 @@ def _moment(value: Any, zone: str) -> Shown:  # noqa: ANN401
         return NULL
     try:
         if _TIME.fullmatch(text):
-            return TimeOfDay(time.fromisoformat(text))
+            return TimeOfDay(_fraction(str(time.fromisoformat(text))))
         return instant(datetime.fromisoformat(text), zone) if _MOMENT.fullmatch(text) else None
     except (ValueError, OverflowError):
         return None
@@ -252,12 +252,43 @@ def memo(column: Column) -> Memo:
     return Memo(rule(column), numbers=column.kind is not Kind.TEXT)
 
 
+def quickly(kind: Kind, values: Sequence[Any]) -> list[str] | None:
+    """Return the texts of a column of plain values: whole numbers all, or texts without a quote; None for others.
+
+    Columns of identifiers do not repeat: made so they cost a tenth of what each costs alone.
+    """
+    types = set(map(type, values))
+    if kind is Kind.INTEGER and types == {int}:
+        return list(map(str, values))
+    if kind is Kind.TEXT and types == {str}:
+        together = "".join(values)
+        if "'" not in together and "\\" not in together and "\0" not in together:
+            return [f"'{value}'" for value in values]
+    return None
+
+
 def on_its_day(text: TimeOfDay, day: str | None, began: str | None, zone: str) -> str | Twice | None:
     """Return the first instant with this time of day on or after the row's own date and time."""
     if not day or not began:
         return None
-    moment = datetime.combine(date.fromisoformat(day), text.time)
+    # In this form the order of the texts is the order of the times.
+    next_day = text.text < began
+    hour = _hour(day, text.text[:2], zone, next_day=next_day)
+    if hour is not None:
+        return hour + text.text[2:] + "+00"
     try:
-        return instant(moment + timedelta(days=text.time < time.fromisoformat(began)), zone)
+        moment = datetime.combine(date.fromisoformat(day), time.fromisoformat(text.text))
+        return instant(moment + timedelta(days=next_day), zone)
+    except OverflowError:
+        return None
+
+
+@lru_cache(maxsize=65_536)
+def _hour(day: str, hour: str, zone: str, *, next_day: bool) -> str | None:
+    """Return the UTC day and hour of an hour of a day; None where it takes more than that to tell."""
+    try:
+        start = datetime.fromisoformat(f"{day}T{hour}:00:00") + timedelta(days=next_day)
+        offset = _offset_of_day(start.date(), zone)
+        return None if offset is None or offset % timedelta(hours=1) else str(start - offset)[:13]
     except OverflowError:
         return None

@@ -21,7 +21,7 @@ from recio_ingest.backfill.tables import Kind, Table
 
 BLOCKS = 1024
 NUMBERS = frozenset({Kind.INTEGER, Kind.NUMERIC})
-TIMES = frozenset({Kind.DATE, Kind.TIME, Kind.TIMESTAMP})
+BOUNDED = frozenset({Kind.DATE, Kind.TIMESTAMP})
 # Values that are counted before they are added up; more of them than this are rare, and memory stays flat.
 COUNTED = 50_000
 # No sum of finite numerics needs more digits, and one that did would be an error, not a rounding.
@@ -44,13 +44,14 @@ class Expected:
         """
         shown: list[Sequence[Any]] = []
         for column, known in zip(self._table.columns, self._memos, strict=True):
-            texts: Sequence[Any] = list(map(known.__getitem__, values[column.source_name]))
+            source = values[column.source_name]
+            texts: Sequence[Any] = expect.quickly(column.kind, source) or list(map(known.__getitem__, source))
             if column.side:
                 sides = values.get("side", [None] * len(texts))
                 texts = [_of_side(text, side, column.side) for text, side in zip(texts, sides, strict=True)]
             shown.append(texts)
         for place, column in enumerate(self._table.columns):
-            if column.kind is Kind.TIMESTAMP and any(type(text) is not str for text in shown[place]):
+            if column.kind is Kind.TIMESTAMP and set(map(type, shown[place])) != {str}:
                 shown[place] = self._settled(shown, place, folds)
         return shown
 
@@ -101,25 +102,27 @@ class Column:
 
     def add(self, texts: Sequence[str]) -> None:
         """Count a block's texts."""
-        if self._kind in NUMBERS or self._kind in TIMES:
+        if self._kind is Kind.NUMERIC:
             self._texts.update(texts)
             if len(self._texts) > COUNTED:
                 self._gather()
-        else:
-            self._filled += len(texts) - texts.count(self._null)
+            return
+        nulls = texts.count(self._null)
+        self._filled += len(texts) - nulls
+        if nulls == len(texts):
+            return
+        if self._kind is Kind.INTEGER:
+            self._total = _EXACT.add(self._total, Decimal(sum(map(int, filter(None, texts) if nulls else texts))))
+        elif self._kind in BOUNDED:
+            # In this form the order of the texts is the order of the times.
+            edges = [min(filter(None, texts)), max(texts), *(self._bounds or ())]
+            self._bounds = (min(edges), max(edges))
 
     def _gather(self) -> None:
         self._texts.pop(self._null, None)
-        if not self._texts:
-            return
         self._filled += self._texts.total()
-        if self._kind in NUMBERS:
-            for text, count in self._texts.items():
-                self._total = _EXACT.add(self._total, _EXACT.multiply(Decimal(text), Decimal(count)))
-        else:
-            # In this form the order of the texts is the order of the times.
-            edges = [*self._texts, *(self._bounds or ())]
-            self._bounds = (min(edges), max(edges))
+        for text, count in self._texts.items():
+            self._total = _EXACT.add(self._total, _EXACT.multiply(Decimal(text), Decimal(count)))
         self._texts.clear()
 
     @property
@@ -140,12 +143,10 @@ class Fingerprints:
         self._key = key_places(table)
         self._columns = [Column(column.kind) for column in table.columns]
 
-    def add(self, shown: Sequence[Sequence[str]]) -> None:
-        """Take a block of rows, column by column, every field with a text."""
+    def add(self, shown: Sequence[Sequence[str]], rows: Sequence[str]) -> None:
+        """Take a block of rows, column by column, every field with a text; and each row's text."""
         counts, sums = self.counts, self.sums
-        digests = [
-            md5(text.encode(), usedforsecurity=False).digest() for text in map("|".join, zip(*shown, strict=True))
-        ]
+        digests = [md5(text.encode(), usedforsecurity=False).digest() for text in rows]
         prints = unpack(f">{2 * len(digests)}q", b"".join(digests))[::2]
         for block, fingerprint in zip(blocks(self._key, shown), prints, strict=True):
             counts[block] += 1
@@ -158,6 +159,14 @@ class Fingerprints:
     def figures(self) -> list[Figures]:
         """The figures of every column, in order."""
         return [column.figures for column in self._columns]
+
+
+def row_texts(shown: Sequence[Sequence[str | None]]) -> list[str] | None:
+    """Return the text of each row; None if any field of any row has none."""
+    try:
+        return list(map("|".join, zip(*shown, strict=True)))
+    except TypeError:
+        return None
 
 
 def key_places(table: Table) -> list[int]:

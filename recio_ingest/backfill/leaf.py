@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from recio_ingest.backfill import expect
-from recio_ingest.backfill.fingerprint import NUMBERS, TIMES, Figures
+from recio_ingest.backfill.fingerprint import BOUNDED, NUMBERS, Figures
 from recio_ingest.backfill.tables import Column, Kind, Table
 from recio_ingest.sql import statement
 
@@ -82,7 +82,7 @@ def figures(table: Table, record: Sequence[Any]) -> list[Figures]:
         filled = next(answers)
         if column.kind in NUMBERS:
             found.append(Figures(filled, Decimal(next(answers) or 0)))
-        elif column.kind in TIMES:
+        elif column.kind in BOUNDED:
             found.append(Figures(filled, None, next(answers), next(answers)))
         else:
             found.append(Figures(filled))
@@ -102,7 +102,7 @@ def _figures(column: Column) -> str:
     quoted = f'"{column.name}"'
     if column.kind in NUMBERS:
         return f"count({quoted}), trim_scale(sum({quoted}))::text"
-    if column.kind in TIMES:
+    if column.kind in BOUNDED:
         return f"count({quoted}), min({quoted})::text, max({quoted})::text"
     return f"count({quoted})"
 

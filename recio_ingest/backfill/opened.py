@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 import asyncpg
 
 from recio_ingest.backfill import leaf
-from recio_ingest.backfill.fingerprint import BLOCKS, Figures, Fingerprints, blocks, key_places, keys, merged
+from recio_ingest.backfill.fingerprint import BLOCKS, BOUNDED, Figures, Fingerprints, blocks, key_places, keys, merged
 from recio_ingest.backfill.report import NAMED, Check, Difference, check
 from recio_ingest.backfill.second import Kept, compare
-from recio_ingest.backfill.tables import Kind, Table
+from recio_ingest.backfill.tables import Table
 
 # A leaf of 50 million rows takes PostgreSQL some minutes; the connection's own limit is for batches.
 PATIENCE_S = 6 * 3600.0
@@ -68,14 +68,12 @@ class Opened:
         if not kept.rowids:
             return kept
         hit = [at for at, block in enumerate(blocks(self.places, kept.shown)) if block in self.suspects]
-        return Kept([kept.rowids[at] for at in hit], [[texts[at] for at in hit] for texts in kept.shown])
+        fields = [[texts[at] for at in hit] for texts in kept.shown]
+        return Kept([kept.rowids[at] for at in hit], fields, [kept.rows[at] for at in hit])
 
     async def look(self, connection: asyncpg.Connection, kept: Kept) -> None:
         """Compare rows of the file with the database's, field by field."""
-        first = leaf.key_columns(self.table)[0]
-        wanted = {leaf.plain_key(text, first.kind) for text in kept.shown[self.places[0]]}
-        answers = await connection.fetch(leaf.rows(self.table, self.user), list(wanted), timeout=PATIENCE_S)
-        found = {each["key"]: each["fields"] for each in answers}
+        found = await self._find(connection, kept.shown)
         differences = compare(self.name, self.table, kept, found)
         self.differing += len(differences)
         self.differences += islice(differences, max(0, NAMED - len(self.differences)))
@@ -84,8 +82,26 @@ class Opened:
         there = [found[key] for key in counted.elements() if key in found]
         if there:
             prints = Fingerprints(self.table)
-            prints.add(list(zip(*there, strict=True)))
+            prints.add(list(zip(*there, strict=True)), list(map("|".join, there)))
             self.theirs.append(prints.figures)
+
+    async def look_for(self, connection: asyncpg.Connection, duplicates: Sequence[tuple[int, Sequence[str]]]) -> None:
+        """Name the rows that were set aside as duplicates of a row that is not there."""
+        if not duplicates or self.wrong_types:
+            return
+        shown = list(zip(*(fields for _, fields in duplicates), strict=True))
+        found = await self._find(connection, shown)
+        for (rowid, _), key in zip(duplicates, keys(self.places, shown), strict=True):
+            if key not in found:
+                self.differing += 1
+                self.differences.append(Difference(self.name, rowid, key, "", "a row", "a duplicate of no row"))
+
+    async def _find(self, connection: asyncpg.Connection, shown: Sequence[Sequence[str]]) -> dict[str, Sequence[str]]:
+        """Return the database's rows with these rows' keys: their fields, by the whole key."""
+        first = leaf.key_columns(self.table)[0]
+        wanted = {leaf.plain_key(text, first.kind) for text in shown[self.places[0]]}
+        answers = await connection.fetch(leaf.rows(self.table, self.user), list(wanted), timeout=PATIENCE_S)
+        return {each["key"]: each["fields"] for each in answers}
 
     def checks(self) -> Iterator[Check]:
         """Yield the checks of this target: types, key, references, every column's figures, and the fingerprints."""
@@ -107,5 +123,5 @@ class Opened:
             yield check("values", name, ours.filled, other.filled)
             if ours.total is not None:
                 yield check("sums", name, ours.total, other.total or 0)
-            if column.kind in (Kind.DATE, Kind.TIMESTAMP):
+            if column.kind in BOUNDED:
                 yield check("time bounds", name, f"{ours.first} to {ours.last}", f"{other.first} to {other.last}")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,10 +17,9 @@ from recio_ingest.backfill import progress, report, snapshot
 from recio_ingest.backfill.door import FEED, ROLE
 from recio_ingest.backfill.load import Loader
 from recio_ingest.backfill.report import Loaded
-from recio_ingest.backfill.second import Block
 from recio_ingest.backfill.source import Found, Source
 from recio_ingest.backfill.undo import NAMED, undo
-from recio_ingest.backfill.verify import Load, verify
+from recio_ingest.backfill.verify import Load, second_read, verify
 from recio_ingest.errors import EXIT_FAILED, RecioError
 from recio_ingest.sql import statement
 
@@ -122,19 +120,13 @@ async def _verified(dsn: str, source: Source, found: Found, wanted: Wanted, load
         reasons = Counter(
             {row["reason"]: row["rows"] for row in await connection.fetch(statement("backfill_reasons"), stream)}
         )
-        verdict = await verify(connection, partial(_reread, source, found), load)
+        verdict = await verify(connection, second_read(source, found), load)
         loaded = loaded._replace(quarantined=reasons, verdict=verdict)
         kept = orjson.dumps(loaded.as_json()).decode()
         await connection.execute(statement("backfill_verdict"), loaded.backfill_id, verdict.ok, kept)
     finally:
         connection.terminate()
     return loaded
-
-
-def _reread(source: Source, found: Found) -> Iterator[Block]:
-    for rows in source.blocks(found):
-        rowids, *columns = zip(*rows, strict=True)
-        yield Block(rowids, dict(zip(found.names, columns, strict=True)), [found.folds.get(rowid) for rowid in rowids])
 
 
 def _show(loads: Sequence[Loaded]) -> None:

@@ -7,12 +7,15 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from recio_ingest.backfill.fingerprint import Expected, Fingerprints, key_places, keys
+from recio_ingest.backfill.fingerprint import Expected, Fingerprints, key_places, keys, row_texts
 from recio_ingest.backfill.report import NAMED, Difference
 from recio_ingest.backfill.tables import Table
 
 # What only the database can tell: nothing in the row alone shows it.
 SERVER_REASONS = frozenset({"refused", "duplicate_key", "no_such_trade"})
+DUPLICATE = "duplicate_key"
+# So many of them are looked up; a file has a handful.
+LOOKED_UP = 10_000
 
 
 class Block(NamedTuple):
@@ -56,6 +59,7 @@ class Kept(NamedTuple):
 
     rowids: Sequence[int]
     shown: Sequence[Sequence[str]]
+    rows: Sequence[str]
 
 
 class SecondRead:
@@ -68,6 +72,8 @@ class SecondRead:
         self.found_in_quarantine = 0
         self.misplaced: list[Difference] = []
         self.misplaced_count = 0
+        self.duplicates: list[tuple[int, Sequence[str]]] = []
+        """Rows that are in the quarantine because an earlier one has their key: rowid and fields."""
         self._names = [target.leaf(user) for target in self.targets]
         self._expected = [Expected(target) for target in self.targets]
         self._places = [key_places(target) for target in self.targets]
@@ -78,24 +84,26 @@ class SecondRead:
         self.rows += len(block.rowids)
         for prints, kept in zip(self.prints, self.kept(block, note=True), strict=True):
             if kept.rowids:
-                prints.add(kept.shown)
+                prints.add(kept.shown, kept.rows)
 
     def kept(self, block: Block, *, note: bool = False) -> list[Kept]:
         """Return the rows of a block that have to be in the database, for each target."""
         shown = [expected.columns(block.values, block.folds) for expected in self._expected]
         held = self._quarantine.between(block.rowids[0], block.rowids[-1])
+        rows = [row_texts(fields) for fields in shown]
+        if not held and None not in rows:
+            return [Kept(block.rowids, *both) for both in zip(shown, rows, strict=True)]  # type: ignore[arg-type]
         refused: dict[int, str] = {}
         for target, fields in zip(self.targets, shown, strict=True):
             for column, texts in zip(target.columns, fields, strict=True):
                 if None in texts:
                     refused |= {place: column.name for place, text in enumerate(texts) if text is None}
-        if not refused and not held:
-            return [Kept(block.rowids, fields) for fields in shown]  # type: ignore[arg-type]  # no field is None
         if note:
             self._note(block, shown[0], refused, held)
         places = [place for place, rowid in enumerate(block.rowids) if place not in refused and rowid not in held]
         rowids = [block.rowids[place] for place in places]
-        return [Kept(rowids, [[str(texts[place]) for place in places] for texts in fields]) for fields in shown]
+        left = [[[str(texts[place]) for place in places] for texts in fields] for fields in shown]
+        return [Kept(rowids, fields, row_texts(fields) or []) for fields in left]
 
     def _note(
         self,
@@ -108,6 +116,8 @@ class SecondRead:
             reason = held.get(rowid)
             if reason is not None:
                 self.found_in_quarantine += 1
+            if reason == DUPLICATE and place not in refused and len(self.duplicates) < LOOKED_UP:
+                self.duplicates.append((rowid, [str(texts[place]) for texts in shown]))
             if place in refused and reason is None:
                 column = refused[place]
                 value = repr(block.values[self._source_name(column)][place])

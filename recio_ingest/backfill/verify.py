@@ -76,6 +76,7 @@ async def verify(connection: asyncpg.Connection, reread: Reread, load: Load) -> 
             Opened(target, load.user, prints, side)
             for target, prints, side in zip(second.targets, second.prints, sides, strict=True)
         ]
+        await opened[0].look_for(connection, second.duplicates)
         await _open(connection, second, reread, [each for each in opened if each.suspects])
     named = [*second.misplaced, *(difference for each in opened for difference in each.differences)]
     return Verdict(
@@ -146,7 +147,8 @@ async def _open(connection: asyncpg.Connection, second: SecondRead, reread: Rere
             chosen = each.chosen(kept[place])
             for start in range(0, len(chosen.rowids), ASKED):
                 part = slice(start, start + ASKED)
-                await each.look(connection, Kept(chosen.rowids[part], [texts[part] for texts in chosen.shown]))
+                fields = [texts[part] for texts in chosen.shown]
+                await each.look(connection, Kept(chosen.rowids[part], fields, chosen.rows[part]))
 
 
 def _books(load: Load, second: SecondRead, quarantined: int, side: Side) -> Iterator[Check]:

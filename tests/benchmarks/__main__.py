@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import connect
 
+from benchmarks import backfill
 from benchmarks.blaster import Venue, blaster, line, python
 from benchmarks.messages import VENUES
 from recio_ingest import store
@@ -62,6 +63,9 @@ async def main() -> None:
     if sys.argv[1:2] == ["copy"]:
         print(json.dumps(await copy(sys.argv[2], sys.argv[3])))
         return
+    if sys.argv[1:2] == ["backfill"]:
+        await backfill.main()
+        return
     server = PostgresServer()
     server.start()
     try:
@@ -70,6 +74,8 @@ async def main() -> None:
     finally:
         server.stop("fast")
         server.dispose()
+    if not sys.argv[1:]:
+        await backfill.main()
 
 
 async def figures(server: PostgresServer, name: str) -> Table:
