@@ -22,7 +22,7 @@ import orjson
 
 from recio_ingest import numeric
 from recio_ingest.backfill import local_time
-from recio_ingest.backfill.tables import BadText, BadValue, Column, Kind, Table
+from recio_ingest.backfill.tables import NEW_YORK, BadText, BadValue, Column, Kind, Table
 
 NULL = b"\xff\xff\xff\xff"
 _LENGTH = Struct("!i").pack
@@ -37,6 +37,7 @@ REMEMBERED, REMEMBERED_TIMES = 20_000, 86_400
 LONGEST_REMEMBERED = 40
 # Up to here an int and a float that compare equal also read the same.
 _SAME = 2**53
+_SHORTEST_STAMP = len("YYYY-MM-DDTHH:MM:SS")
 _LOW, _HIGH = -(2**63), 2**63 - 1
 _BLANKS = " \t\r\n"
 _NUMBER = re.compile(r"([+-]?)\$?([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
@@ -73,6 +74,13 @@ class Memo(dict[Any, bytes]):
         return field
 
 
+class Open(dict[Any, bytes]):
+    """Stands for a column whose fields take the whole row: filled in afterwards."""
+
+    def __missing__(self, value: Any) -> bytes:  # noqa: ANN401  # whatever SQLite holds
+        return b""
+
+
 class Bad(NamedTuple):
     """A row that cannot be loaded: its values, and each reason as (word, column, detail)."""
 
@@ -104,10 +112,19 @@ class Converter:
         self._pick = itemgetter(*self._places)
         self._by_name = places
         self._rules = [_rule(column) for column in table.columns]
-        self._memos = [
+        # Closing times are of nearly every trade and, as times of day, of no use without the row's date.
+        by_row = {"date", "time"} <= places.keys()
+        self._timed = [
+            place
+            for place, column in enumerate(table.columns)
+            if by_row and column.kind is Kind.TIMESTAMP and column.zone == NEW_YORK
+        ]
+        self._memos: list[dict[Any, bytes]] = [
             Memo(column, rule, numbers=column.kind is not Kind.TEXT and bool(declared[place - 1].strip()))
             for column, rule, place in zip(table.columns, self._rules, self._places, strict=True)
         ]
+        for place in self._timed:
+            self._memos[place] = Open()
         in_key = [place for place, column in enumerate(table.columns) if column.name in table.key]
         self._key: Callable[[Any], Any] = itemgetter(*in_key)
         self._join_key = b"".join if len(in_key) > 1 else None
@@ -118,16 +135,19 @@ class Converter:
         made: list[list[bytes]] = []
         bad: list[Bad] = []
         pick, memos, keep, make = self._pick, self._memos, kept.append, made.append
+        timed, columns, rules, places = self._timed, self._columns, self._rules, self._places
         for row in rows:
             try:
                 # Not strict: that costs 0.4 us a row, and both are as long as the table's columns.
-                make([memo[value] for memo, value in zip(memos, pick(row))])  # noqa: B905
+                fields = [memo[value] for memo, value in zip(memos, pick(row))]  # noqa: B905
+                for place in timed:
+                    fields[place] = self._field(columns[place], rules[place], row[places[place]], row)
             except BadValue:
                 fields, reasons = self._look_closely(row)
                 if reasons:
                     bad.append(Bad(row, tuple(reasons)))
                     continue
-                make(fields)
+            make(fields)
             keep(row)
         keys = list(map(self._key, made))
         return Block(kept, keys if self._join_key is None else [self._join_key(key) for key in keys], made, bad)
@@ -149,7 +169,7 @@ class Converter:
             return self._by_side(column, value, row)
         if column.kind is Kind.TIMESTAMP and type(value) is str:
             text = value.strip(_BLANKS)
-            if local_time.is_time_of_day(text):
+            if len(text) < _SHORTEST_STAMP and local_time.is_time_of_day(text):
                 return _moment(local_time.on_its_day(text, *self._entry(row), column.zone))
             if text:
                 return _moment(local_time.instant(text, column.zone, self._folds.get(row[0])))

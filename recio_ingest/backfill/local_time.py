@@ -64,19 +64,30 @@ def instant(text: str, zone: str, fold: int | None = None) -> Micros:
 
 def on_its_day(text: str, day: str, began: str, zone: str) -> Micros:
     """Return the first instant with this time of day on or after a row's own date and time. Raises BadValue."""
+    if len(text) == len(began) == _LONG_TIME and text[2] == ":" and text[:2] in _HOURS and text[3:] in _WITHIN:
+        # Of the same length and checked, times are in the order of their texts.
+        there = day if text >= began and began[3:] in _WITHIN else _next_day(day, text, began)
+        return _hour_start(there, text[:2], zone, None) + _WITHIN[text[3:]]
     moment_us, began_us = time_of_day(text), time_of_day(began)
-    first = a_date(day)
-    if moment_us < began_us:
-        try:
-            first += timedelta(days=1)
-        except OverflowError as exc:
-            raise BadValue("not_a_time", text) from exc
-    return instant(f"{first.isoformat()}T{text}", zone)
+    a_date(day)
+    return instant(f"{_later(day) if moment_us < began_us else day}T{text}", zone)
+
+
+def _next_day(day: str, text: str, began: str) -> str:
+    return _later(day) if time_of_day(text) < time_of_day(began) else day
+
+
+@lru_cache(maxsize=4096)
+def _later(day: str) -> str:
+    try:
+        return (a_date(day) + timedelta(days=1)).isoformat()
+    except OverflowError:
+        raise BadValue("out_of_range", day) from None
 
 
 def is_time_of_day(text: str) -> bool:
     """Tell a time without its day: the predecessor wrote `closed_at` so."""
-    return _TIME.fullmatch(text) is not None
+    return (len(text) == _LONG_TIME and text[3:] in _WITHIN) or _TIME.fullmatch(text) is not None
 
 
 def _within_hour(text: str, minute: str, second: str, fraction: str | None) -> int:

@@ -21,10 +21,10 @@ import asyncpg
 import backfill_files as files
 from harness.databases import build_template, execute
 from harness.postgres import SOCKET_NAME, PostgresServer
-from recio_ingest.backfill.load import Loader
 from rich.console import Console
 from rich.table import Table
 
+from recio_ingest.backfill.load import Loader
 from recio_ingest.backfill.snapshot import taken
 from recio_ingest.backfill.source import Source
 from recio_ingest.backfill.verify import Load, second_read, verify
