@@ -70,8 +70,10 @@ class Memo(dict[Any, Shown]):
     def __missing__(self, value: Any) -> Shown:  # noqa: ANN401  # whatever SQLite holds
         text = self._rule(value)
         kind = type(value)
-        if (kind is str and len(value) <= LONGEST_REMEMBERED) or (
-            self._numbers and (kind is int or kind is float) and -_SAME < value < _SAME
+        if (
+            value is None
+            or (kind is str and len(value) <= LONGEST_REMEMBERED)
+            or (self._numbers and (kind is int or kind is float) and -_SAME < value < _SAME)
         ):
             if len(self) >= REMEMBERED:
                 self.clear()

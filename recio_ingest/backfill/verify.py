@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, islice
 from threading import Event
 from typing import NamedTuple
 
@@ -26,8 +25,6 @@ from recio_ingest.sql import statement
 
 # Rows of opened blocks that are asked for at once: some 10 MB with their fields.
 ASKED = 10_000
-# The source's blocks are small; ours are cheaper by the thousand.
-GATHERED = 8
 
 Reread = Callable[[], Iterator[Block]]
 """A new read of the file from its first row, as often as it is called."""
@@ -49,9 +46,10 @@ def second_read(source: Source, found: Found) -> Reread:
     """Return how to read a table of a file again."""
 
     def reread() -> Iterator[Block]:
-        rows = source.blocks(found)
-        while some := list(chain.from_iterable(islice(rows, GATHERED))):
-            rowids, *columns = zip(*some, strict=True)
+        # In the source's own small blocks, whose fields stay in the processor's cache: 2000 rows at once take half as
+        # long again.
+        for rows in source.blocks(found):
+            rowids, *columns = zip(*rows, strict=True)
             folds = [found.folds.get(rowid) for rowid in rowids] if found.folds else [None] * len(rowids)
             yield Block(rowids, dict(zip(found.names, columns, strict=True)), folds)
 
