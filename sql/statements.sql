@@ -301,15 +301,6 @@ SELECT n.nspname || '.' || p.proname || '()',
  WHERE n.nspname = 'users' AND p.proname IN ('update_trade_status', 'get_trade_statistics', 'create_user')
  ORDER BY 1
 
--- move_aside --
--- Moves one table of the predecessor, with its indexes and sequences, into rec_io_v2.
-DO $body$
-BEGIN
-  CREATE SCHEMA IF NOT EXISTS rec_io_v2;
-  EXECUTE format('ALTER TABLE %I.%I SET SCHEMA rec_io_v2', '{schema}', '{table}');
-END
-$body$
-
 -- backfill_quarantined --
 -- The source rows of a load that are in the quarantine, in their order. $1: the load's stream.
 SELECT DISTINCT ON (frame_no) frame_no, reason FROM ingest.quarantine WHERE stream = $1 ORDER BY frame_no, quarantine_id

@@ -116,7 +116,7 @@ def compared(rows: list[tuple[Any, ...]], ask: Callable[[bytes], list[asyncpg.Re
             bad[column].add(each.row[0])
     assert bad == refused, [(name, values[name][at]) for name in names for at in bad[name] ^ refused[name]]
     head = convert.copy_head(len(names))
-    found = ask(BEGIN + b"".join(head + b"".join(fields) for fields in made.fields) + END)
+    found = ask(BEGIN + b"".join(head + fields for fields in made.fields) + END)
     assert [each["id"] for each in found] == [row[0] for row in made.rows]
     for each in found:
         wanted = [texts[each["id"]] for texts in shown]

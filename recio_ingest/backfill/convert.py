@@ -89,12 +89,24 @@ class Bad(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Rows that were converted: the source's rows, and beside each its fields; then those that could not be."""
+    """Rows that were converted, and those that could not be.
+
+    Beside each of the source's rows lie its key, its fields, and, where the table refers to another, the id of that.
+    """
 
     rows: list[tuple[Any, ...]]
     keys: list[bytes]
-    fields: list[list[bytes]]
+    fields: list[bytes]
+    refers: list[bytes]
     bad: list[Bad]
+
+    def add(self, other: Block) -> None:
+        """Take another block's rows behind these."""
+        self.rows.extend(other.rows)
+        self.keys.extend(other.keys)
+        self.fields.extend(other.fields)
+        self.refers.extend(other.refers)
+        self.bad.extend(other.bad)
 
 
 class Converter:
@@ -126,15 +138,14 @@ class Converter:
         for place in self._timed:
             self._memos[place] = Open()
         in_key = [place for place, column in enumerate(table.columns) if column.name in table.key]
-        self._key: Callable[[Any], Any] = itemgetter(*in_key)
-        self._join_key = b"".join if len(in_key) > 1 else None
+        one = itemgetter(*in_key)
+        self._key: Callable[[list[bytes]], bytes] = one if len(in_key) == 1 else lambda fields: b"".join(one(fields))
+        self._refers = next((place for place, column in enumerate(table.columns) if column.refers), None)
 
     def convert(self, rows: Sequence[tuple[Any, ...]]) -> Block:
-        """Convert a block of rows `(rowid, *values)`."""
-        kept: list[tuple[Any, ...]] = []
-        made: list[list[bytes]] = []
-        bad: list[Bad] = []
-        pick, memos, keep, make = self._pick, self._memos, kept.append, made.append
+        """Convert a block of rows `(rowid, *values)`; some hundreds of them stay in the processor's cache."""
+        block = Block([], [], [], [], [])
+        pick, memos, key, joined = self._pick, self._memos, self._key, b"".join
         timed, columns, rules, places = self._timed, self._columns, self._rules, self._places
         for row in rows:
             try:
@@ -145,12 +156,14 @@ class Converter:
             except BadValue:
                 fields, reasons = self._look_closely(row)
                 if reasons:
-                    bad.append(Bad(row, tuple(reasons)))
+                    block.bad.append(Bad(row, tuple(reasons)))
                     continue
-            make(fields)
-            keep(row)
-        keys = list(map(self._key, made))
-        return Block(kept, keys if self._join_key is None else [self._join_key(key) for key in keys], made, bad)
+            block.rows.append(row)
+            block.keys.append(key(fields))
+            block.fields.append(joined(fields))
+            if self._refers is not None:
+                block.refers.append(fields[self._refers])
+        return block
 
     def _look_closely(self, row: tuple[Any, ...]) -> tuple[list[bytes], list[tuple[str, str, str]]]:
         fields: list[bytes] = []

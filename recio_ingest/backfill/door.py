@@ -40,12 +40,12 @@ _EPOCH_2000 = datetime(2000, 1, 1, tzinfo=UTC)
 _FIRST_DAY, _DAYS_AHEAD = 3288, 31
 _QUARANTINE = ("stream", *Quarantined._fields)
 _KNOWN = {
-    "trades": "backfill_known_id",
-    "active_trades": "backfill_known_id",
-    "fills": "backfill_known_fills",
-    "settlements": "backfill_known_settlements",
-    "positions": "backfill_known_positions",
-    "price_log": "backfill_known_prices",
+    "trades": statement("backfill_known_id"),
+    "active_trades": statement("backfill_known_id"),
+    "fills": statement("backfill_known_fills"),
+    "settlements": statement("backfill_known_settlements"),
+    "positions": statement("backfill_known_positions"),
+    "price_log": statement("backfill_known_prices"),
 }
 
 
@@ -70,7 +70,7 @@ class Batch(NamedTuple):
 
     last_rowid: int
     block: Block
-    derived: list[list[bytes]] | None
+    derived: list[bytes] | None
 
     @property
     def rows(self) -> int:
@@ -248,11 +248,11 @@ class Door:
         return kept
 
     async def _without_orphans(self, block: Block, places: list[int], bad: list[Bad]) -> list[int]:
-        for at, column in enumerate(self.table.columns):
+        for column in self.table.columns:
             if not column.refers or not places:
                 continue
             target = leaf.name(self.table, self._user, column.refers)
-            ids = [_value(Kind.INTEGER, block.fields[place][at][4:]) for place in places]
+            ids = [_value(Kind.INTEGER, block.refers[place][4:]) for place in places]
             there = await self._connection.fetch(statement("backfill_known_id").format(leaf=target), ids)
             found = {places[row["n"] - 1] for row in there}
             bad += [
@@ -270,12 +270,12 @@ class Door:
         kinds = [column.kind for column in leaf.key_columns(target)]
         columns = zip(*(_values(kinds, keys[place]) for place in places), strict=True)
         fixed = dict(target.fixed)
-        query = statement(_KNOWN[target.name]).format(leaf=leaf.name(target, self._user))
+        query = _KNOWN[target.name].format(leaf=leaf.name(target, self._user))
         more = [fixed[name] for name in ("source", "symbol") if name in fixed]
         rows = await self._connection.fetch(query, *map(list, columns), *more)
         return {places[row["n"] - 1]: row["backfill_id"] for row in rows}
 
-    async def _copy(self, target: Table, rows: Sequence[Sequence[bytes]], backfill_id: int) -> None:
+    async def _copy(self, target: Table, rows: Sequence[bytes], backfill_id: int) -> None:
         if not rows:
             return
         names = [column.name for column in target.columns] + [name for name, _ in target.fixed] + ["backfill_id"]
@@ -314,8 +314,8 @@ class Door:
         return (f"{FEED}/{backfill_id}", bad.row[0], 0, FEED, now, reason, detail, frame)
 
 
-async def _stream(rows: Iterable[Sequence[bytes]], head: bytes, tail: bytes) -> AsyncIterator[bytes]:
-    data = _SIGNATURE + head + (tail + head).join(map(b"".join, rows)) + tail + _TRAILER
+async def _stream(rows: Iterable[bytes], head: bytes, tail: bytes) -> AsyncIterator[bytes]:
+    data = _SIGNATURE + head + (tail + head).join(rows) + tail + _TRAILER
     for start in range(0, len(data), _CHUNK_BYTES):
         yield data[start : start + _CHUNK_BYTES]
 

@@ -9,15 +9,14 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import asyncpg
 
 from recio_ingest import store
-from recio_ingest.backfill.convert import Converter
+from recio_ingest.backfill.convert import Block, Converter
 from recio_ingest.backfill.door import ROLE, Batch, Door, Progress, Sorted
-from recio_ingest.backfill.source import BLOCK_ROWS, Found, Source
+from recio_ingest.backfill.source import Found, Source
 from recio_ingest.errors import BadInputError, MovedError, TryLaterError
 from recio_ingest.faults import Fault, classify
 
@@ -39,7 +38,7 @@ class Loading(NamedTuple):
 
 
 class Loader:
-    """Loads one table. `batch_rows` is the size of a transaction."""
+    """Loads one table. A transaction has the rows of whole blocks, `batch_rows` of them at least."""
 
     def __init__(self, dsn: str, source: Source, found: Found, user: str, *, batch_rows: int = BATCH_ROWS) -> None:
         self._dsn = dsn
@@ -159,10 +158,14 @@ class Loader:
         main = Converter(found.table, found.names, found.declared, found.folds)
         second = found.table.companion
         more = Converter(second, found.names, found.declared, found.folds) if second is not None else None
-        blocks = self._source.blocks(found, after_rowid)
-        while rows := [row for block in islice(blocks, _blocks_of(self._batch_rows)) for row in block]:
-            for start in range(0, len(rows), self._batch_rows):
-                yield _batch(rows[start : start + self._batch_rows], main, more)
+        batch = _empty(more)
+        for rows in self._source.blocks(found, after_rowid):
+            batch = _grown(batch, rows, main, more)
+            if batch.rows >= self._batch_rows:
+                yield batch
+                batch = _empty(more)
+        if batch.rows:
+            yield batch
 
     async def _opened(self) -> Door:
         if self._connection is None or self._connection.is_closed():
@@ -179,22 +182,24 @@ class Loader:
             self._connection = None
 
 
-def _blocks_of(rows: int) -> int:
-    return max(1, rows // BLOCK_ROWS)
+def _empty(more: Converter | None) -> Batch:
+    return Batch(0, Block([], [], [], [], []), None if more is None else [])
 
 
-def _batch(rows: list[tuple[Any, ...]], main: Converter, more: Converter | None) -> Batch:
+def _grown(batch: Batch, rows: list[tuple[Any, ...]], main: Converter, more: Converter | None) -> Batch:
+    """Convert the next block of rows into the batch."""
     block = main.convert(rows)
-    if more is None:
-        return Batch(rows[-1][0], block, None)
-    # A row whose price or derived columns cannot be used is not used at all.
-    derived = more.convert(block.rows)
-    if derived.bad:
-        unusable = {bad.row[0] for bad in derived.bad}
-        block = main.convert([row for row in block.rows if row[0] not in unusable])._replace(
-            bad=sorted(block.bad + derived.bad, key=lambda bad: bad.row[0])
-        )
-    return Batch(rows[-1][0], block, derived.fields)
+    if more is not None and batch.derived is not None:
+        # A row whose price or derived columns cannot be used is not used at all.
+        derived = more.convert(block.rows)
+        if derived.bad:
+            unusable = {bad.row[0] for bad in derived.bad}
+            bad = block.bad + derived.bad
+            block = main.convert([row for row in block.rows if row[0] not in unusable])
+            block.bad.extend(sorted(bad, key=lambda each: each.row[0]))
+        batch.derived.extend(derived.fields)
+    batch.block.add(block)
+    return batch._replace(last_rowid=rows[-1][0])
 
 
 def _unsorted(batch: Batch) -> Sorted:
