@@ -278,3 +278,26 @@ async def test_the_source_is_not_touched(backfill: Backfill, tmp_path: Path) -> 
         assert backfill.counts == [(101, 101, 0, 0)]
         after = {each.name: each.read_bytes() for each in path.parent.iterdir() if not each.name.endswith("-shm")}
         assert after == before
+
+
+async def test_a_report_that_cannot_be_written_is_said(backfill: Backfill, tmp_path: Path) -> None:
+    """The rows are in and the table is shown; only the file is missing, and the exit code says so."""
+    process = await backfill.start(
+        files.clean_trades(tmp_path / "trades.db", 3), "--report", tmp_path / "no" / "report"
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 1
+    assert b"cannot be written: No such file or directory" in err
+    assert b"trades -> users.trades_0001" in out
+
+
+@pytest.mark.parametrize(
+    "line", ["--backfill", "--undo 3", "--strict", "--backfill x --undo 3", "--backfill --undo 3 --dry-run", "--user 2"]
+)
+async def test_a_wrong_command_line_is_64(backfill: Backfill, line: str) -> None:
+    """What belongs to a backfill goes with one, and undoing goes alone."""
+    process = await asyncio.create_subprocess_exec(
+        PROGRAM, *line.split(), env={"HOME": str(backfill.home)}, stderr=asyncio.subprocess.PIPE
+    )
+    _, err = await process.communicate()
+    assert (process.returncode, err.startswith(b"usage: ")) == (64, True)

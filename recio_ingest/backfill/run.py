@@ -56,7 +56,10 @@ async def run(dsn: str, wanted: Wanted, explain: Explain) -> int:
     _show(loads)
     if wanted.report is not None:
         answer = {**report.as_json(loads), "exit_code": worst, "dry_run": wanted.dry_run}
-        wanted.report.write_bytes(orjson.dumps(answer, option=orjson.OPT_INDENT_2) + b"\n")
+        try:
+            wanted.report.write_bytes(orjson.dumps(answer, option=orjson.OPT_INDENT_2) + b"\n")
+        except OSError as exc:
+            worst = max(worst, explain(RecioError(f"{wanted.report} cannot be written: {exc.strerror}")))
     return worst
 
 
