@@ -23,7 +23,7 @@ make = tuple.__new__
 """Makes a named tuple out of a tuple: what its own constructor does, at half the price. For the path of every frame."""
 
 LIVE_STREAM = "live"
-COMPLETE = "complete"
+COMPLETE, STATE = "complete", "state"
 """How the answers to a gap end, where the venue has told all that it has of it."""
 DAEMON_FEED = "daemon"
 """The feed name of frames that belong to no venue: ticks, and what the spool has to say about itself."""
@@ -231,8 +231,8 @@ class Repaired(NamedTuple):
     """What one answer of REST did for a gap, whose name is `(frame_no, gap_no)`.
 
     The rows of the answer that are committed count for the gap, unless the parser has `counted` them in a Gap of its
-    own. `end` is empty while more is to come, `COMPLETE` where the venue has told all that it has, else why no more is
-    asked.
+    own. `end` is empty while more is to come, `COMPLETE` where the venue has told all that it has, `STATE` where it has
+    told how things stand and not what happened, else why no more is asked.
     """
 
     frame_no: int

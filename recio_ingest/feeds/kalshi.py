@@ -108,7 +108,7 @@ class KalshiParser:
                 handler = self._types[message["type"]]
             except (KeyError, TypeError):
                 if is_repair(frame):
-                    return repair.decode(frame, self._series, (self._trades, self._repaired))
+                    return repair.decode(frame, self._series, (self._trades, self._repaired), self._answers)
                 raise BadMessageError("unknown_type", "no table for a message of this type") from None
             try:
                 decoded = handler(frame, message)

@@ -75,7 +75,8 @@ class Answers:
 def listed(frame: Frame) -> Iterator[Listed]:
     """Yield the markets of an answer; those out of the quarantine remember their places in the one they came with."""
     answer = fields.exactly(frame.data)
-    markets, places = answer.get("markets"), answer.get("places")
+    answer = answer.get("answer", answer)  # one for a gap is wrapped
+    markets, places = (answer.get(key) if isinstance(answer, dict) else None for key in ("markets", "places"))
     if not isinstance(markets, list):
         raise BadMessageError("schema", "markets is not a list")
     if places is None:
