@@ -161,7 +161,7 @@ async def _replay(settings: Settings, paths: Sequence[Path], feed: str | None, s
     worst = 0
     async with _database(settings) as dsn:
         await _bring_up_to_date(dsn)
-        for path in paths:
+        for path in replay.in_order(paths):
             try:
                 done = await replay.replay(dsn, path, feed, speed, settings.batch.max_rows)
             except RecioError as exc:

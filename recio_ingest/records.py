@@ -303,6 +303,8 @@ class Batch:
     outcomes: dict[tuple[str, Outcome], int] = field(default_factory=dict)
     newest: dict[str, Newest] = field(default_factory=dict)
     repairs: list[Repaired] = field(default_factory=list)
+    ledger: list[Gap | Repaired] = field(default_factory=list)
+    """`gaps` and `repairs` in the order of the frames: a gap's newest state before each answer, and after the last."""
 
     def repaired(self) -> Counter[int]:
         """Return how many rows each answer to a gap gives."""

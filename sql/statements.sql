@@ -147,12 +147,13 @@ SELECT venue, ticker, trade_id FROM live_data.websocket_market_data
 
 -- kalshi_trades --
 -- What a parser remembers of trades, after a start: the ids of the last by socket and by REST, the oldest first. Each
--- kind by itself: that way the index gives its newest without a sort of all.
-SELECT trade_id FROM (
-  (SELECT trade_id, frame_no, row_no FROM live_data.websocket_market_data
+-- kind by itself: that way the index gives its newest without a sort of all. As with all of these, the limit is that of
+-- the parser's memory, to the row.
+SELECT trade_id, event_type FROM (
+  (SELECT trade_id, event_type, frame_no, row_no FROM live_data.websocket_market_data
     WHERE venue = 'kalshi' AND event_type = 'trade' ORDER BY frame_no DESC, row_no DESC LIMIT 5000)
   UNION ALL
-  (SELECT trade_id, frame_no, row_no FROM live_data.websocket_market_data
+  (SELECT trade_id, event_type, frame_no, row_no FROM live_data.websocket_market_data
     WHERE venue = 'kalshi' AND event_type = 'rest_trade' ORDER BY frame_no DESC, row_no DESC LIMIT 5000)) AS last
  ORDER BY frame_no, row_no
 
@@ -171,19 +172,30 @@ SELECT ticker FROM (
  ORDER BY frame_no, row_no
 
 -- kalshi_states --
--- The last description of each market that came by REST (a lifecycle message has no status).
-SELECT DISTINCT ON (ticker) ticker, event_ticker, title, subtitle, status, strike_type, floor_strike, cap_strike,
+-- The last description of each market that came by REST (a lifecycle message has no status), after its row's age.
+SELECT DISTINCT ON (ticker) age, ticker, event_ticker, title, subtitle, status, strike_type, floor_strike, cap_strike,
        open_time, close_time, expected_expiration_time, settlement_time, result, expiration_value
-  FROM (SELECT * FROM live_data.market_data
+  FROM (SELECT *, row_number() OVER (ORDER BY frame_no DESC, row_no DESC) AS age FROM live_data.market_data
          WHERE venue = 'kalshi' AND status IS NOT NULL ORDER BY frame_no DESC, row_no DESC LIMIT 20000) AS last
- ORDER BY ticker, frame_no DESC, row_no DESC
+ ORDER BY ticker, age
 
 -- kalshi_quotes --
--- The last quote of each market that came by REST.
-SELECT DISTINCT ON (ticker) ticker, yes_bid, yes_bid_size, yes_ask, yes_ask_size, last_price, volume, open_interest
-  FROM (SELECT * FROM live_data.websocket_market_data
-         WHERE venue = 'kalshi' AND event_type = 'rest_quote' ORDER BY frame_no DESC, row_no DESC LIMIT 5000) AS last
- ORDER BY ticker, frame_no DESC, row_no DESC
+-- The last quote of each market that came by REST, after its row's age.
+SELECT DISTINCT ON (ticker) age, ticker, yes_bid, yes_bid_size, yes_ask, yes_ask_size, last_price, volume, open_interest
+  FROM (SELECT *, row_number() OVER (ORDER BY frame_no DESC, row_no DESC) AS age FROM live_data.websocket_market_data
+         WHERE venue = 'kalshi' AND event_type = 'rest_quote' ORDER BY frame_no DESC, row_no DESC LIMIT 20000) AS last
+ ORDER BY ticker, age
+
+-- kalshi_refused --
+-- Answers that were put aside for an odd market, as far as the parser remembers them: its state ($1) says which.
+SELECT frame_no, received_at, frame
+  FROM jsonb_array_elements_text($1::text::jsonb #> '{feeds,kalshi,refused}') AS refused (no)
+  JOIN ingest.quarantine ON frame_no = no::bigint AND feed = 'kalshi' AND row_no = 0 AND replayed_at IS NULL
+ ORDER BY frame_no
+
+-- state_at --
+-- What a parser knew after this frame of a spool, where a stream ends with it.
+SELECT state::text FROM ingest.offsets WHERE spool_id = $1 AND frame_no = $2 AND state <> '{}' LIMIT 1
 
 -- recent_prices --
 -- What the price windows hold: of each (venue, symbol) the live rows after a time, at most so many, the newest; in order
@@ -199,10 +211,10 @@ SELECT venue, symbol, "timestamp", price::text AS price
 -- strike_markets --
 -- What was told of the markets that are not over, in order: descriptions, and the steps that open and end them. Over is
 -- what closed a day before the last frame, so that a close that was moved forward is among it. The clock is the last
--- frame's: frames may have waited.
+-- frame's, out of the stream's state ($1): frames may have waited.
 WITH clock AS (
-  SELECT coalesce((SELECT 'epoch'::timestamptz + (state->>'last_ns')::bigint / 1000 * interval '1 microsecond'
-                     FROM ingest.offsets WHERE stream = 'live'), '-infinity') AS at)
+  SELECT coalesce('epoch'::timestamptz + ($1::text::jsonb->>'last_ns')::bigint / 1000 * interval '1 microsecond',
+                  '-infinity') AS at)
 SELECT ticker, word, event_ticker, strike_type, floor_strike, cap_strike, close_time FROM (
   (SELECT ticker, status AS word, event_ticker, strike_type, floor_strike, cap_strike, close_time, frame_no, row_no
      FROM live_data.market_data
@@ -224,8 +236,8 @@ SELECT ticker, word, event_ticker, strike_type, floor_strike, cap_strike, close_
 -- The newest quote of each market that is open, or opens within the hour, since it was described first. Newest is what
 -- came last, which is among the last by the venue's time.
 WITH clock AS (
-  SELECT coalesce((SELECT 'epoch'::timestamptz + (state->>'last_ns')::bigint / 1000 * interval '1 microsecond'
-                     FROM ingest.offsets WHERE stream = 'live'), '-infinity') AS at
+  SELECT coalesce('epoch'::timestamptz + ($1::text::jsonb->>'last_ns')::bigint / 1000 * interval '1 microsecond',
+                  '-infinity') AS at
 ), markets AS (
   SELECT ticker, min(frame_no) AS since, min(open_time) AS opens FROM (
     SELECT ticker, frame_no, open_time FROM live_data.market_data
@@ -245,8 +257,8 @@ SELECT k.ticker, q.yes_bid, q.yes_ask, q.no_bid, q.no_ask, q.last_price, q.volum
 -- strike_rows --
 -- What the last row of the ladder said of each of them.
 WITH clock AS (
-  SELECT coalesce((SELECT 'epoch'::timestamptz + (state->>'last_ns')::bigint / 1000 * interval '1 microsecond'
-                     FROM ingest.offsets WHERE stream = 'live'), '-infinity') AS at
+  SELECT coalesce('epoch'::timestamptz + ($1::text::jsonb->>'last_ns')::bigint / 1000 * interval '1 microsecond',
+                  '-infinity') AS at
 ), markets AS (
   SELECT ticker, min(open_time) AS opens FROM (
     SELECT ticker, open_time FROM live_data.market_data

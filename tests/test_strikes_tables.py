@@ -82,7 +82,7 @@ async def test_a_restart_between_any_two_frames(database: str, now_s: int) -> No
     async with store.session(database) as opened:
         position = await opened.acquire(LIVE_STREAM, "a", start_no=0)
         for frame in frames:
-            parts.append(Decoder(position.state, await opened.recall(recall())).decode([frame]))
+            parts.append(Decoder(position.state, await opened.recall(recall(), position.state)).decode([frame]))
             position = await opened.commit(position, parts[-1])
     assert _ladder(*parts) == wanted
     connection = await asyncpg.connect(database)

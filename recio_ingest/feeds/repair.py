@@ -41,6 +41,12 @@ def wrap_unreadable(gap: Missing, part: str, answer: bytes) -> bytes:
     return b"%s%s,%s:%s}" % (REPAIR, _head(gap, part, ""), b'"unreadable"', text)
 
 
+def head(message: Any) -> dict[str, Any] | None:  # noqa: ANN401  # any JSON value
+    """Return what an answer for a gap says of itself; None of any other message."""
+    about = message.get("repair") if isinstance(message, dict) else None
+    return about if isinstance(about, dict) and "numbers" in about else None
+
+
 def _head(gap: Missing, part: str, end: str) -> bytes:
     numbers = None if gap.from_seq is None else [gap.from_seq, gap.to_seq]
     return orjson.dumps({"gap": [gap.frame_no, gap.gap_no], "part": part, "numbers": numbers, "end": end})
