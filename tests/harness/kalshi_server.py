@@ -12,12 +12,14 @@ import json
 import sys
 import time
 from base64 import b64decode
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from harness.haste import Haste
 from harness.kalshi_market import KINDS, Exchange
 from harness.kalshi_messages import CHANNELS_OF
 from harness.kalshi_rest import TRADES, answer, trades
@@ -108,6 +110,12 @@ class KalshiVenue(HostedVenue[Session]):
         """Send the last trades and the last print once more, under new numbers of their subscriptions."""
         for session in self.open_sessions:
             session.write(session.again(count))
+
+    def do_burst(self, seconds: float, times: int) -> None:
+        """Make so many times as many messages for a while."""
+        self.exchange = replace(self.exchange, haste=Haste(time.time_ns(), int(seconds * 1e9), times))
+        for session in self.open_sessions:
+            session.exchange = self.exchange
 
     def do_rest(self, *, on: bool) -> None:
         """Answer requests for trades."""

@@ -107,4 +107,3 @@ def _nft(name: str, rules: str) -> None:
 def pull(name: str) -> None:
     """Pull the wire out of a namespace."""
     run(required_tool("ip", "iproute2"), "-n", name, "link", "set", "wire", "down")
-

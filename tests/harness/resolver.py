@@ -51,9 +51,7 @@ class _Port(asyncio.DatagramProtocol):
 async def resolving() -> AsyncIterator[Resolver]:
     """Listen on all addresses of `SERVERS`, which a network namespace of the test's own must be free for."""
     resolver, loop = Resolver(), asyncio.get_running_loop()
-    ports = [
-        (await loop.create_datagram_endpoint(lambda: _Port(resolver), (address, PORT)))[0] for address in SERVERS
-    ]
+    ports = [(await loop.create_datagram_endpoint(lambda: _Port(resolver), (address, PORT)))[0] for address in SERVERS]
     try:
         yield resolver
     finally:
