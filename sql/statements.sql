@@ -63,7 +63,8 @@ ON CONFLICT (stream, frame_no, gap_no) DO UPDATE
 
 -- repair_gap --
 -- What an answer of REST did: how many rows came, and at the end whether that was all of it. Where nobody could know
--- how many were missed, all that the venue has is what was to be expected.
+-- how many were missed, all that the venue has is what was to be expected. Where numbers tell it, and another gap of the
+-- same seconds was asked for first, its answer has brought trades of this one: they count for both.
 UPDATE ingest.gaps AS gap
    SET recovered = now.recovered, expected = now.expected,
        repaired_at = CASE WHEN now.whole THEN coalesce(gap.repaired_at, $6) ELSE gap.repaired_at END,
@@ -72,10 +73,20 @@ UPDATE ingest.gaps AS gap
        given_up_why = CASE WHEN $5 <> '' AND NOT now.whole AND gap.repaired_at IS NULL
                            THEN coalesce(gap.given_up_why, CASE $5 WHEN 'complete' THEN 'venue_has_fewer' ELSE $5 END)
                            ELSE gap.given_up_why END
-  FROM (SELECT recovered + $4::bigint AS recovered,
-               CASE $5::text WHEN 'complete' THEN coalesce(expected, recovered + $4) ELSE expected END AS expected,
-               $5 = 'complete' AND recovered + $4 >= coalesce(expected, 0) AS whole
-          FROM ingest.gaps WHERE stream = $1 AND frame_no = $2 AND gap_no = $3) AS now
+  FROM (SELECT counted.recovered,
+               CASE $5::text WHEN 'complete' THEN coalesce(expected, counted.recovered) ELSE expected END AS expected,
+               $5 = 'complete' AND counted.recovered >= coalesce(expected, 0) AS whole
+          FROM ingest.gaps AS held,
+               LATERAL (SELECT CASE WHEN $5 <> 'complete' OR held.recovered + $4::bigint >= coalesce(held.expected, 0)
+                   THEN held.recovered + $4
+                   ELSE greatest(held.recovered + $4, least(held.expected,
+                       (SELECT count(*) FROM live_data.websocket_market_data AS market
+                         WHERE market.event_type = 'rest_trade' AND market.venue = held.feed
+                           AND market.received_at >= held.from_time
+                           AND market."timestamp" BETWEEN held.from_time - interval '5 seconds'
+                                                      AND held.to_time + interval '5 seconds')))
+                   END AS recovered) AS counted
+         WHERE held.stream = $1 AND held.frame_no = $2 AND held.gap_no = $3) AS now
  WHERE gap.stream = $1 AND gap.frame_no = $2 AND gap.gap_no = $3
 
 -- coinbase_gaps --

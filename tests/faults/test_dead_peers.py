@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 import orjson
 from harness.networks import ADDRESSES, inside, living_in, pull, swallow, two_networks
+from harness.raw_venue import playing, sending
 from harness.streaming import ACK, recorded, recording
 from harness.venue import OracleVenue
+from harness.venue_host import dump, text_frame
 from harness.waiting import until
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -93,3 +95,18 @@ async def test_half_open_connections(tmp_path: Path) -> None:
         print(f"half-open, {how}: found after {took_s:.1f} s, cause {cause}")
         assert took_s <= WITHIN_S
         assert cause in {"ping", "timeout"}
+
+
+async def test_an_answer_behind_a_flood(tmp_path: Path) -> None:
+    """W22: a peer whose answers to pings do not come is no dead one while its data does; when nothing comes, it is."""
+    beat = {"type": "heartbeat", "last_trade_id": 1, "product_id": "BTC-USD", "sequence": 1}
+    parts = [text_frame(dump(beat))] * 60
+    async with playing(sending(*parts, every_s=0.2)) as raw, recording(tmp_path, raw.url) as (reader, spool):
+        await recorded(spool, len(parts), within_s=30)  # for longer than any dead peer is borne
+        ended_s = time.monotonic()
+        assert reader.status.connected
+        await until(lambda: asyncio.sleep(0, not reader.status.connected), within_s=15, what="the end")
+        took_s = time.monotonic() - ended_s
+        await until(lambda: asyncio.sleep(0, reader.status.cause), within_s=5, what="the cause")
+        assert reader.status.cause == "ping"
+        assert took_s <= WITHIN_S

@@ -36,6 +36,7 @@ TIMEOUT_S = 240 + 6 * STORM
 REPAIRED_WITHIN_S = 90 + 3 * STORM
 REPAIRABLE = """
     (feed = 'coinbase' AND channel = 'matches' AND cause = 'sequence' OR feed = 'kalshi' AND channel = 'trade')
+    AND to_time IS NOT NULL
 """
 OPEN = f"SELECT count(*) FROM ingest.gaps WHERE {REPAIRABLE} AND coalesce(repaired_at, given_up_at) IS NULL"
 GAPS = f"""
@@ -101,7 +102,7 @@ async def test_a_storm(database: str, tmp_path: Path) -> None:
     assert kalshi_report.declared_of["ticker"] > 0  # what no REST has
     assert [gap["feed"] for gap in gaps] == ["coinbase", "kalshi"]
     assert all(gap["repaired"] == gap["gaps"] and gap["given_up"] == 0 for gap in gaps)
-    assert all(gap["recovered"] == gap["expected"] > 0 for gap in gaps)
+    assert all(gap["recovered"] >= gap["expected"] > 0 for gap in gaps)
 
 
 async def _no_gap_left(dsn: str) -> bool:
