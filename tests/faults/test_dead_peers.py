@@ -76,7 +76,7 @@ async def _record_until_cut(folder: Path, port: int, how: str, name: str) -> tup
         cut_s = time.monotonic()
         await until(lambda: asyncio.sleep(0, not reader.status.connected), within_s=20, what="the end")
         took_s = time.monotonic() - cut_s
-        await asyncio.sleep(0)
+        await until(lambda: asyncio.sleep(0, reader.status.cause), within_s=5, what="the cause")
         return took_s, reader.status.cause
 
 
