@@ -106,7 +106,7 @@ async def test_a_storm(database: str, tmp_path: Path) -> None:
 
 
 async def _no_gap_left(dsn: str) -> bool:
-    return await scalar(dsn, OPEN) == 0
+    return bool(await scalar(dsn, OPEN) == 0)
 
 
 async def _fetch(dsn: str, query: str) -> list[Any]:
