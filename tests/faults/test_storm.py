@@ -82,7 +82,7 @@ async def test_a_storm(database: str, tmp_path: Path) -> None:
             # The time between two faults is a part of the fault; no event announces it.
             await asyncio.sleep(dice.uniform(0, 0.6))
             if dice.random() < 0.2:
-                await commits_since(database, await offset(database))
+                await commits_since(database, await offset(database), within_s=90)
         await killed()  # a daemon that was disconnected often waits long: this one connects at once
 
         await settle(database, venue)
