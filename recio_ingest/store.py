@@ -41,6 +41,7 @@ from recio_ingest.records import (
     trade_name,
 )
 from recio_ingest.sql import statement
+from recio_ingest.wire import give_up_in_time
 
 log = structlog.get_logger()
 
@@ -122,6 +123,7 @@ async def connect(dsn: str, role: str | None = INGEST_ROLE) -> asyncpg.Connectio
         target_session_attrs="read-write",
     )
     try:
+        give_up_in_time(connection._transport)  # noqa: SLF001  # asyncpg has no option for it, and shows no socket
         if role is not None and await connection.fetchval(statement("may_set_role"), role):
             await connection.execute(f"SET ROLE {role}")
         for name, encoder, decoder in _CODECS:

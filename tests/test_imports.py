@@ -22,7 +22,7 @@ VENUES = {"decode"} | {name for name in MODULES if name.split(".")[0] == "feeds"
 INSTRUMENTS = {"headers", "logs", "metrics", "notify"}
 EDGES = {
     "cluster", "credentials", "embedded", "endings", "guard", "opening", "rest", "schema", "segments", "spool",
-    "spool_folder", "store", "stream",
+    "spool_folder", "store", "stream", "wire",
 }  # fmt: skip
 FLOWS = {"known", "poll", "repair", "replay", "ship"}
 TOP = {"__main__", "report", "service", "status", "web"} | {name for name in MODULES if name.split(".")[0] == "demo"}
@@ -33,6 +33,7 @@ BESIDE = {
     "spool": {"segments", "spool_folder"},
     "spool_folder": {"segments"},
     "opening": {"credentials", "guard"},
+    "store": {"wire"},
     "stream": {"endings", "opening", "spool"},
 }
 """The edges that may know another edge; every edge not named here knows none."""
