@@ -332,7 +332,7 @@ async def test_what_nobody_foresaw_ends_nothing(database: str, tmp_path: Path, m
             spool.append("coinbase", Kind.DATA, time.time_ns(), orjson.dumps(match(1007)))
 
             async def both() -> bool:  # each is told after its row says it
-                return sum(line["event"] == "repair.ended" for line in lines) == 2
+                return bool(sum(line["event"] == "repair.ended" for line in lines) == 2)
 
             await until(both, within_s=20, what="both repairs", every_s=0.02)
     ended = [line["event"] for line in lines if line["event"] in {"repair.interrupted", "repair.ended"}]
