@@ -34,3 +34,12 @@ def daily(table: str, now: datetime, days_ahead: int) -> Iterator[Partition]:
     for _ in range(days_ahead + 1):
         yield Partition(table, f"{table}_{lower:%Y%m%d}", lower, lower + DAY)
         lower += DAY
+
+
+def monthly(table: str, first: datetime, last: datetime) -> Iterator[Partition]:
+    """Yield the partitions of one UTC month each, from that of `first` to that of `last`."""
+    lower = first.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    while lower <= last:
+        upper = (lower + 31 * DAY).replace(day=1)
+        yield Partition(table, f"{table}_{lower:%Y%m}", lower, upper)
+        lower = upper

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import asyncpg
 import structlog
 
@@ -16,7 +14,6 @@ OLDEST_SERVER = 150_000
 OWNER = "recio_owner"
 READER = "recio_ingest"
 _WHO = "run recio-ingest --migrate once with a login that is a member of recio_migrate, or owns the database"
-_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
 async def migrate(connection: asyncpg.Connection, *, adopt: bool = False) -> list[Migration]:
@@ -60,18 +57,18 @@ async def _begin(connection: asyncpg.Connection, *, adopt: bool) -> list[Migrati
 
 
 async def _move_predecessor(connection: asyncpg.Connection, *, adopt: bool) -> None:
-    names = [row[0] for row in await connection.fetch(statement("predecessor_tables"))]
-    if names and not adopt:
+    found = await connection.fetch(statement("predecessor_objects"))
+    if not found:
+        return
+    if not adopt:
         raise PredecessorTablesError(
-            f"this database holds the predecessor's tables: {', '.join(names)}",
+            f"this database holds the predecessor's tables: {', '.join(row['name'] for row in found)}",
             hint="recio-ingest --migrate --adopt moves them aside into the schema rec_io_v2, unchanged, and goes on",
         )
-    for name in names:
-        schema, table = name.split(".")
-        if not (_NAME.fullmatch(schema) and _NAME.fullmatch(table)):
-            raise SchemaError(f"a table's name cannot be handled: {name}")
-        await connection.execute(statement("move_aside").replace("{schema}", schema).replace("{table}", table))
-        log.info("schema.table_adopted", table=name, moved_to=f"rec_io_v2.{table}")
+    await connection.execute(statement("make_aside"))
+    for row in found:
+        await connection.execute(row["move"])
+        log.info("schema.table_adopted", table=row["name"], moved_to="rec_io_v2")
 
 
 async def _missing(connection: asyncpg.Connection) -> list[Migration]:

@@ -272,9 +272,9 @@ SELECT k.ticker, r.yes_bid, r.yes_ask, r.no_bid, r.no_ask
  WHERE k.opens IS NULL OR k.opens <= (SELECT at FROM clock) + interval '1 hour' LIMIT 20000
 
 -- open_quarantine --
--- The next frames that are still unused, in order of arrival.
+-- The next frames that are still unused, in order of arrival. Rows of an old file are no frames.
 SELECT quarantine_id, stream, frame_no, row_no, feed, received_at, frame FROM ingest.quarantine
- WHERE replayed_at IS NULL AND quarantine_id > $1 ORDER BY quarantine_id LIMIT $2
+ WHERE replayed_at IS NULL AND stream NOT LIKE 'backfill/%' AND quarantine_id > $1 ORDER BY quarantine_id LIMIT $2
 
 -- close_quarantine --
 -- Only what is still open: two that replay at once use a frame once. All entries of the frame: it is counted once.
@@ -324,20 +324,28 @@ INSERT INTO ingest.schema_migrations (version, name, sha256) VALUES ($1, $2, $3)
 -- Held to the end of the transaction: two that migrate at once do it one after the other.
 SELECT pg_advisory_xact_lock(7307190612)
 
--- predecessor_tables --
--- Tables under our names that no migration of ours made.
-SELECT schemaname || '.' || tablename FROM pg_tables
- WHERE (schemaname = 'live_data'
-        AND tablename IN ('btc_price_log', 'market_data', 'websocket_market_data', 'btc_live_strikes'))
-    OR (schemaname = 'historical_data' AND tablename IN ('price_history', 'momentum_history'))
-    OR (schemaname = 'users' AND tablename ~ '^(trades|active_trades|fills|settlements|positions)_[0-9]{4}$')
+-- predecessor_objects --
+-- What lies under our names and no migration of ours made, and the statement that moves it aside; a table takes its
+-- indexes and sequences with it. Functions too: a second one of the same name would make calls ambiguous.
+SELECT n.nspname || '.' || c.relname AS name,
+       format('ALTER %s %I.%I SET SCHEMA rec_io_v2', CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END,
+              n.nspname, c.relname) AS move
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p', 'v')
+   AND ((n.nspname = 'live_data'
+         AND c.relname IN ('btc_price_log', 'market_data', 'websocket_market_data', 'btc_live_strikes'))
+     OR (n.nspname = 'historical_data' AND c.relname IN ('price_history', 'momentum_history'))
+     OR (n.nspname = 'users'
+         AND (c.relname ~ '^(trades|active_trades|fills|settlements|positions)(_[0-9]{4})?$'
+              OR c.relname IN ('active_trades_view', 'recent_trades_view', 'trade_performance_view'))))
+UNION ALL
+SELECT n.nspname || '.' || p.proname || '()',
+       format('ALTER FUNCTION %I.%I(%s) SET SCHEMA rec_io_v2', n.nspname, p.proname,
+              pg_get_function_identity_arguments(p.oid))
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+ WHERE n.nspname = 'users' AND p.proname IN ('update_trade_status', 'get_trade_statistics', 'create_user')
  ORDER BY 1
 
--- move_aside --
--- Moves one table of the predecessor, with its indexes and sequences, into rec_io_v2.
-DO $body$
-BEGIN
-  CREATE SCHEMA IF NOT EXISTS rec_io_v2;
-  EXECUTE format('ALTER TABLE %I.%I SET SCHEMA rec_io_v2', '{schema}', '{table}');
-END
-$body$
+-- make_aside --
+-- Where what is the predecessor's is moved to.
+CREATE SCHEMA IF NOT EXISTS rec_io_v2

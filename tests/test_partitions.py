@@ -1,4 +1,4 @@
-"""Names and bounds of the daily partitions."""
+"""Names and bounds of the daily and monthly partitions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from recio_ingest.partitions import Partition, daily
+from recio_ingest.partitions import Partition, daily, monthly
 
 NEW_YORK = ZoneInfo("America/New_York")
 
@@ -51,3 +51,18 @@ def test_leap_day_has_a_partition() -> None:
         "t_20280229",
         "t_20280301",
     ]
+
+
+def test_months_from_the_first_row_to_the_last() -> None:
+    """Whole UTC months, over the end of a year and a leap day, each beginning where the one before ends."""
+    found = list(monthly("h.t", datetime(2027, 12, 31, 20, tzinfo=NEW_YORK), datetime(2028, 3, 1, tzinfo=UTC)))
+    assert [(part.name, part.lower.day, part.lower.utcoffset()) for part in found] == [
+        (f"h.t_{month}", 1, timedelta(0)) for month in (202801, 202802, 202803)
+    ]
+    assert [part.upper for part in found] == [*(part.lower for part in found[1:]), datetime(2028, 4, 1, tzinfo=UTC)]
+
+
+def test_a_moment_has_one_month() -> None:
+    """The first microsecond of a month lies in it, and so does the last."""
+    for moment in (datetime(2025, 7, 1, tzinfo=UTC), datetime(2025, 7, 31, 23, 59, 59, 999999, UTC)):
+        assert [part.name for part in monthly("h.t", moment, moment)] == ["h.t_202507"]

@@ -165,6 +165,17 @@ async def test_quarantine_replayed(database: str, tmp_path: Path) -> None:
     ]
 
 
+async def test_rows_of_a_backfill_are_not_replayed(database: str) -> None:
+    """A row of an old file in the quarantine is no frame: it is neither decoded nor counted."""
+    await execute(
+        database,
+        "INSERT INTO ingest.quarantine (stream, frame_no, feed, received_at, reason, detail, frame)"
+        " VALUES ('backfill/1', 8, 'backfill', now(), 'not_a_number', 'strike', '{}')",
+    )
+    assert await replay.replay_quarantine(database) == (0, 0)
+    assert await rows(database, "SELECT count(*) FROM ingest.quarantine WHERE replayed_at IS NULL") == [(1,)]
+
+
 async def test_capture(database: str) -> None:
     """Every match of the recorded feed is stored once, its price and size to the last digit; again adds nothing."""
     folder = os.environ.get("RECIO_CAPTURES")

@@ -89,6 +89,36 @@ async def test_predecessor_is_recognised_and_adopted(empty_database: str) -> Non
     assert await rows(empty_database, "SELECT count(*) FROM live_data.btc_price_log") == [(0,)]
 
 
+async def test_predecessors_users_are_adopted(empty_database: str) -> None:
+    """The predecessor's tables of users, with views and functions on them, move aside as they are."""
+    await execute(
+        empty_database,
+        "CREATE SCHEMA users",
+        *(
+            f"CREATE TABLE users.{table}_{user} (id serial PRIMARY KEY, status text)"
+            for table in ("trades", "active_trades", "fills", "settlements", "positions")
+            for user in ("0001", "0002")
+        ),
+        "INSERT INTO users.trades_0001 (status) VALUES ('open')",
+        "CREATE VIEW users.active_trades_view AS SELECT id FROM users.trades_0001",
+        "CREATE VIEW users.recent_trades_view AS SELECT id FROM users.trades_0001",
+        "CREATE VIEW users.trade_performance_view AS SELECT count(*) FROM users.trades_0001",
+        "CREATE FUNCTION users.update_trade_status(p_trade_id int, p_status text, p_closed_at text DEFAULT NULL)"
+        " RETURNS void LANGUAGE sql AS 'UPDATE users.trades_0001 SET status = p_status'",
+        "CREATE TABLE users.user_master (user_id text)",
+    )
+    with pytest.raises(PredecessorTablesError, match=r"users\.trades_0002, users\.update_trade_status\(\)"):
+        await migrate(empty_database)
+    await migrate(empty_database, adopt=True)
+
+    assert await rows(empty_database, "SELECT id FROM rec_io_v2.active_trades_view") == [(1,)]
+    assert await rows(empty_database, "SELECT count(*) FROM rec_io_v2.positions_0002") == [(0,)]
+    assert await rows(empty_database, "SELECT * FROM users.active_trades_view") == []
+    assert await rows(empty_database, "SELECT to_regclass('users.user_master')::text") == [("users.user_master",)]
+    with pytest.raises(asyncpg.NoDataFoundError):
+        await execute(empty_database, "SELECT users.update_trade_status(1, 'closed')")
+
+
 async def test_plain_owner_without_roles(empty_database: str) -> None:
     """A login that owns its database and may make no roles can migrate and ingest all the same."""
     name = empty_database.split("@/")[1].split("?", maxsplit=1)[0]
