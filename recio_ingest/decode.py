@@ -26,6 +26,7 @@ from recio_ingest.records import (
     Repaired,
     Row,
     is_repair,
+    make,
 )
 
 
@@ -105,7 +106,7 @@ class Decoder:
         if not decoded.rows or is_repair(frame):
             return decoded
         rows = tuple([self._windows.derive(row) if type(row) is BtcPrice else row for row in decoded.rows])
-        return decoded._replace(rows=rows)
+        return make(Decoded, (decoded.outcome, rows, decoded.venue_time))
 
     def decode_one(self, frame: Frame) -> Decoded:
         """Return what one frame gives, without derived columns: alone, a frame has no earlier ones.
