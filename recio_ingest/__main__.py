@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import math
 import os
 import re
@@ -35,6 +36,24 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code. Every known trouble is one or two lines, never a traceback."""
     arguments = _arguments(argv)
+    code = _exit_code(arguments)
+    if arguments.lasting:
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> NoReturn:
+    """End the daemon, which has left all its scopes: durable, shipped, unlocked.
+
+    A name server that hangs holds threads of the event loop's library for half a minute a lookup, and it would wait for
+    each of them (seen: over 28 s after `service.stopped`).
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _exit_code(arguments: argparse.Namespace) -> int:
     try:
         settings = load(arguments.config)
         logs.configure(settings.log.format, settings.log.level)
@@ -73,6 +92,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     mode.add_argument("--demo", action="store_true", help="run against simulated venues on loopback")
     mode.add_argument("--version", action="version", version=f"recio-ingest {report.VERSION}")
     arguments = parser.parse_args(argv)
+    once = ("migrate", "check_config", "replay", "replay_quarantine", "status")
+    arguments.lasting = not any(getattr(arguments, name) for name in once)
     if arguments.adopt and not arguments.migrate:
         parser.error("--adopt goes with --migrate")
     if (arguments.feed or arguments.speed) and not arguments.replay:
@@ -106,7 +127,8 @@ def _run(arguments: argparse.Namespace, settings: Settings) -> int:
     if (command := _command(arguments, settings)) is not None:
         return _once(command)
     work = _demo(settings) if arguments.demo else _serve(settings, takeover=arguments.takeover)
-    uvloop.run(work)
+    # Not `uvloop.run`: closing the loop waits for lookups.
+    asyncio.Runner(loop_factory=uvloop.new_event_loop).run(work)
     return 0
 
 
@@ -192,7 +214,7 @@ async def _replay(settings: Settings, paths: Sequence[Path], feed: str | None, s
     worst = 0
     async with _database(settings) as dsn:
         await _bring_up_to_date(dsn)
-        for path in paths:
+        for path in replay.in_order(paths):
             try:
                 done = await replay.replay(dsn, path, feed, speed, settings.batch.max_rows)
             except RecioError as exc:

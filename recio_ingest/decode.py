@@ -26,6 +26,7 @@ from recio_ingest.records import (
     Repaired,
     Row,
     is_repair,
+    make,
 )
 
 
@@ -55,6 +56,7 @@ class Decoder:
         gaps: dict[tuple[int, int], Gap] = {}
         quarantine: list[Quarantined] = []
         repairs: list[Repaired] = []
+        ledger: dict[tuple[int, ...], Gap | Repaired] = {}
         newest: dict[str, tuple[int, Micros]] = {}
         for frame in frames:
             try:
@@ -70,10 +72,11 @@ class Decoder:
             outcomes[feed, outcome] = outcomes.get((feed, outcome), 0) + 1
             for row in rows:
                 if isinstance(row, Gap):
-                    gaps[row.frame_no, row.gap_no] = row
+                    gaps[row.frame_no, row.gap_no] = ledger[row.frame_no, row.gap_no, len(repairs)] = row
                 elif isinstance(row, Quarantined):
                     quarantine.append(row)
                 elif isinstance(row, Repaired):
+                    ledger[(len(repairs),)] = row
                     repairs.append(row)
                 else:
                     tables[type(row)].append(row)
@@ -94,6 +97,7 @@ class Decoder:
             outcomes=outcomes,
             newest={name: Newest(*pair) for name, pair in newest.items()},
             repairs=repairs,
+            ledger=list(ledger.values()),
         )
 
     def _derived(self, frame: Frame) -> Decoded:
@@ -102,7 +106,7 @@ class Decoder:
         if not decoded.rows or is_repair(frame):
             return decoded
         rows = tuple([self._windows.derive(row) if type(row) is BtcPrice else row for row in decoded.rows])
-        return decoded._replace(rows=rows)
+        return make(Decoded, (decoded.outcome, rows, decoded.venue_time))
 
     def decode_one(self, frame: Frame) -> Decoded:
         """Return what one frame gives, without derived columns: alone, a frame has no earlier ones.

@@ -17,8 +17,12 @@ from websockets.protocol import State
 from recio_ingest.errors import PeerError
 
 # A venue that says nothing is found within the sum of these three: an answer awaited at the worst moment, and the
-# library's wait for the answer to its own close, whose default of 10 s would be added to every dead peer's detection.
+# wait for the answer to our own close, whose default of 10 s would be added to every dead peer's detection. Whatever
+# comes is an answer: in a burst the one to a ping stands behind megabytes of data (seen: left as dead while it sent).
 PING_INTERVAL_S, PING_TIMEOUT_S, CLOSE_TIMEOUT_S = 4.0, 4.0, 1.0
+SILENT_S = PING_INTERVAL_S + PING_TIMEOUT_S
+# Who looks so late has been asleep, and has not read what came meanwhile.
+ASLEEP_S = 1.0
 # What was sent and never acknowledged: the kernel would go on trying for a quarter of an hour.
 UNACKNOWLEDGED_MS = 8000
 # The largest message of these channels is under 2 kB, the list of what is subscribed to under 100 kB; past this limit
@@ -44,6 +48,8 @@ class Guarded(ClientConnection):
         self._fragments = 0
         self._sent, self._sent_since_s = 0, 0.0
         self._leaving = False
+        self._came_s, self._held, self._due_s = 0.0, False, float("inf")
+        """When something came last, whether it is us who do not read, and when to look whether it is long ago."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; a pause that is ours is not the peer's slowness."""
@@ -52,16 +58,37 @@ class Guarded(ClientConnection):
         carrier = transport.get_extra_info("socket")
         if option is not None and carrier is not None:
             carrier.setsockopt(socket.IPPROTO_TCP, option, UNACKNOWLEDGED_MS)
-        resume = self.recv_messages.resume
+        pause, resume = self.recv_messages.pause, self.recv_messages.resume
+
+        def hold() -> None:
+            self._held = True
+            pause()
 
         def go_on() -> None:
-            self._began_s = None
+            self._began_s, self._held, self._came_s = None, False, self.loop.time()
             resume()
 
-        self.recv_messages.resume = go_on
+        self.recv_messages.pause, self.recv_messages.resume = hold, go_on
+        self._came_s = self.loop.time()
+        self._listen()
+
+    def _listen(self) -> None:
+        """Give up on a peer that answers nothing; look again when it would have been silent for too long."""
+        if self.protocol.state is State.CLOSED or self._leaving:
+            return
+        now_s = self.loop.time()
+        asleep = now_s - self._due_s > ASLEEP_S
+        silent = self.protocol.state is State.OPEN and not self._held and not asleep
+        since_s = self._came_s if silent else now_s
+        if now_s - since_s >= SILENT_S:
+            self._give_up("ping", f"nothing came for {SILENT_S:.0f} s, nor an answer to a ping")
+        else:
+            self._due_s = since_s + SILENT_S
+            self.loop.call_at(self._due_s, self._listen)
 
     def data_received(self, data: bytes) -> None:
         """Take in what arrived, and judge it."""
+        self._came_s = self.loop.time()
         if len(data) <= PIECE_BYTES:
             self._take(data)
             return

@@ -2,35 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-from recio_ingest.records import Batch, Outcome, trade_name
+from recio_ingest.records import Batch, Outcome, Row, trade_name
 from recio_ingest.store import Store
+
+
+async def drop_known(opened: Store, batch: Batch) -> Batch:
+    """Return the batch without trades that a table holds: a file may overlap with what is there."""
+    rows = _rows(batch)
+    known, twice = await opened.known_trades(rows), _fetched_twice(batch)
+    return without(batch, lambda row: trade_name(row) in known or (row.frame_no, row.row_no) in twice)
 
 
 async def drop_repaired(opened: Store, batch: Batch) -> Batch:
     """Return the batch without trades that were fetched again and are there all the same.
 
-    A parser knows what it has seen, and not what came out of the quarantine since.
+    A parser knows what it has seen lately, and not what is older, or came out of the quarantine since.
     """
     repaired = batch.repaired()
     if not repaired:
         return batch
-    rows = [row for table in batch.tables.values() for row in table if row.frame_no in repaired]
-    return without(batch, await opened.known_trades(rows), only=repaired.keys())
+    known = await opened.known_trades([row for row in _rows(batch) if row.frame_no in repaired])
+    twice = _fetched_twice(batch)
+    return without(
+        batch,
+        lambda row: row.frame_no in repaired and (trade_name(row) in known or (row.frame_no, row.row_no) in twice),
+    )
 
 
-def without(batch: Batch, known: AbstractSet[tuple[Any, ...]], only: AbstractSet[int] | None = None) -> Batch:
-    """Return the batch without known trades (of some frames); frames that have no other row are duplicates."""
-    if not known:
+def without(batch: Batch, known: Callable[[Row], bool]) -> Batch:
+    """Return the batch without known trades; frames that have no other row are duplicates."""
+    fresh = {kind: [row for row in rows if not known(row)] for kind, rows in batch.tables.items()}
+    if fresh == batch.tables:
         return batch
-    fresh = {
-        kind: [row for row in rows if trade_name(row) not in known or (only is not None and row.frame_no not in only)]
-        for kind, rows in batch.tables.items()
-    }
     before, after = ({row.frame_no for rows in of.values() for row in rows} for of in (batch.tables, fresh))
     put_aside = {entry.frame_no for entry in batch.quarantine}  # counted as that, whatever rows they have beside it
     moved = batch.moved(before - after - put_aside, Outcome.DUPLICATE)
     return replace(moved, tables={kind: rows for kind, rows in fresh.items() if rows})
+
+
+def _rows(batch: Batch) -> list[Row]:
+    return [row for table in batch.tables.values() for row in table]
+
+
+def _fetched_twice(batch: Batch) -> set[tuple[int, int]]:
+    """Return the rows that were fetched again and that an earlier frame of this very batch has.
+
+    Shipped as they came, they would lie in two batches, and the table would have told.
+    """
+    repaired = batch.repaired()
+    if not repaired:
+        return set()
+    seen, twice = set(), set()
+    for row in sorted(_rows(batch), key=lambda row: (row.frame_no, row.row_no)):
+        name = trade_name(row)
+        if name in seen and row.frame_no in repaired:
+            twice.add((row.frame_no, row.row_no))
+        elif name is not None:
+            seen.add(name)
+    return twice

@@ -129,6 +129,12 @@ CLOCK_SKEW = _gauge("clock_skew_seconds", "This machine's clock minus the venue'
 REST_REQUESTS = _counter(
     "rest_requests_total", "Questions to the venue's REST, by what came of them.", "feed", "outcome"
 )
+REST_FAILURES = _counter(
+    "rest_failures_total",
+    "Failures of asking by REST, by cause; `bug` is this program's own, see the log.",
+    "feed",
+    "cause",
+)
 SPOOL_PENDING = _gauge("spool_pending_frames", "Durable frames that are not committed yet.")
 SPOOL_BYTES = _gauge("spool_bytes", "What the spool takes on disk; at spool.max_bytes the sockets wait.")
 SPOOL_COMMIT = _histogram("spool_commit_seconds", "Time to make one group of frames durable.")

@@ -24,7 +24,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from recio_ingest.records import BtcPrice, Micros, make
+from recio_ingest.numeric import pack
+from recio_ingest.records import BtcPrice, Micros, Packed, make
 
 MINUTE_US = 60_000_000
 REACH_US = 31 * MINUTE_US
@@ -42,8 +43,7 @@ _NO_CHANGE = tuple((None,) * missing for missing in range(len(_WEIGHTS) + 1))
 _DECIMALS = 20
 _SHIFT = tuple(10 ** (_DECIMALS - decimals) for decimals in range(_DECIMALS + 1))
 _MEAN_UNIT = 10 ** (_DECIMALS - 8)
-_MILLION = 10**6
-_HUNDRED_PERCENT = 100 * _MILLION
+_HUNDRED_PERCENT = 100 * 10**6
 # Bits beyond the sixth decimal: enough to round a sum of quotients as the exact sum would be, but once in 10^18.
 _GUARD_BITS = 64
 _GUARD = 1 << _GUARD_BITS
@@ -52,7 +52,7 @@ _REST = _GUARD - 1
 _RATIO = _HUNDRED_PERCENT * _GUARD
 _COMPACT_AT = 1024
 
-Derived = tuple[str | None, ...]
+Derived = tuple[Packed | None, ...]
 """`one_minute_avg`, `momentum`, and the changes from the shortest to the longest."""
 Wanted = tuple[str, str, Micros]
 """What a window wants to have back: venue, symbol, and after which time."""
@@ -90,7 +90,7 @@ class Window:
         moment = self._times[self._first]
         return (moment, _plain(self._prices[self._first])) if moment <= self.clock - REACH_US else None
 
-    def _insert(self, moment: Micros, value: int) -> str:
+    def _insert(self, moment: Micros, value: int) -> Packed:
         """Put a price into its place; return the mean of the minute that ends with it."""
         times, prices = self._times, self._prices
         start = moment - MINUTE_US
@@ -117,7 +117,7 @@ class Window:
         times, prices, first = self._times, self._prices, self._first
         scaled = value * _RATIO
         at, total, weights = len(times), 0, 0
-        changes: list[str | None] = []
+        changes: list[Packed] = []
         for age, weight in _AGES:
             at = bisect_right(times, moment - age, first, at)
             if at == first:
@@ -130,13 +130,13 @@ class Window:
             change = (ratio >> _GUARD_BITS) - _HUNDRED_PERCENT
             if not ratio & _REST and change & 1 and not scaled % before:
                 change -= 1  # exactly between two: to the even one
-            changes.append(_percent(change))
+            changes.append(pack(change, 6))
         if not weights:
             return _NONE
         momentum, rest = divmod(total + weights * _HALF, weights * _GUARD)
         if not 0 < rest <= weights * _REST:  # each quotient may be one too small, which might matter here
             momentum = self._exactly(moment, value)
-        return (_percent(momentum - _HUNDRED_PERCENT), *changes, *_NO_CHANGE[len(_AGES) - len(changes)])
+        return (pack(momentum - _HUNDRED_PERCENT, 6), *changes, *_NO_CHANGE[len(_AGES) - len(changes)])
 
     def _exactly(self, moment: Micros, value: int) -> int:
         """Return the weighted mean of the ratios, in millionths of a percent, rounded half-even."""
@@ -213,19 +213,10 @@ def _plain(value: int) -> str:
     return f"{whole}.{part:0{_DECIMALS}d}".rstrip("0").rstrip(".")
 
 
-def _mean(total: int, count: int) -> str:
+def _mean(total: int, count: int) -> Packed:
     """Return total / count, rounded half-even to 8 decimals."""
     unit = count * _MEAN_UNIT
     mean, rest = divmod(total + unit // 2, unit)
     if not rest and mean & 1:
         mean -= 1
-    whole, part = divmod(mean, 100_000_000)
-    return f"{whole}.{part:08d}"
-
-
-def _percent(change: int) -> str:
-    """Return millionths of a percent as text."""
-    if -_MILLION < change < _MILLION:  # nearly all: three times as fast as a format
-        return "0." + str(_MILLION + change)[1:] if change >= 0 else "-0." + str(_MILLION - change)[1:]
-    whole, part = divmod(abs(change), _MILLION)
-    return f"{'-' if change < 0 else ''}{whole}.{part:06d}"
+    return pack(mean, 8)

@@ -19,24 +19,40 @@ _BASE_DIGITS = 4
 # PostgreSQL takes 131072 digits before the point and 16383 after it; no venue has sent more than forty in all.
 MAX_DIGITS = 1000
 _WHOLE = [Struct(f"!hhHh{count}H") for count in range(MAX_DIGITS // _BASE_DIGITS + 3)]
+_ONE, _TWO = _WHOLE[1:3]
+# Makes whole groups of the decimals, by how many there are beyond whole groups.
+_PADDING = (1, 1000, 100, 10)
+
+
+def encode(value: str | bytes) -> bytes:
+    """Return the binary form of decimal text such as `-12.3400`; the zeros at its end are kept.
+
+    Bytes are packed already (`pack`) and stay as they are. Raises ValueError for any other text: exponents, NaN,
+    infinities, blanks, other scripts' digits.
+    """
+    return value if type(value) is bytes else _encode(value)
 
 
 @lru_cache(maxsize=16_384)  # the prices of the hour; sizes hardly ever repeat, and push each other out
-def encode(text: str) -> bytes:
-    """Return the binary form of decimal text such as `-12.3400`; the zeros at its end are kept.
-
-    Raises ValueError for anything else: exponents, NaN, infinities, blanks, other scripts' digits.
-    """
-    sign = _NEGATIVE if text[:1] == "-" else 0
-    whole, point, fraction = (text[1:] if sign else text).partition(".")
+def _encode(text: str) -> bytes:
+    whole, point, fraction = (text[1:] if text[:1] == "-" else text).partition(".")
     digits = whole + fraction
     # isdigit alone would take other scripts' digits; int alone blanks and underscores.
     if not (whole and digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS and (fraction or not point)):
         raise ValueError(f"not a plain decimal: {text[:60]!r}")
-    scale = len(fraction)
-    padding = -scale % _BASE_DIGITS
-    weight = -(scale + padding) // _BASE_DIGITS
-    value = int(digits) * 10**padding
+    return pack(-int(digits) if text[0] == "-" else int(digits), len(fraction))
+
+
+def pack(unscaled: int, scale: int) -> bytes:
+    """Return the binary form of unscaled / 10^scale, with so many decimals."""
+    sign, value = (_NEGATIVE, -unscaled) if unscaled < 0 else (0, unscaled)
+    value *= _PADDING[scale % _BASE_DIGITS]
+    weight = -((scale + _BASE_DIGITS - 1) // _BASE_DIGITS)
+    if 0 < value < _BASE * _BASE:  # sizes and changes: twice as fast as the loop
+        high, low = divmod(value, _BASE)
+        if not high:
+            return _ONE.pack(1, weight, sign, scale, low)
+        return _TWO.pack(2, weight + 1, sign, scale, high, low) if low else _ONE.pack(1, weight + 1, sign, scale, high)
     groups: list[int] = []
     while value:
         value, group = divmod(value, _BASE)

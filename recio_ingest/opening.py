@@ -9,7 +9,7 @@ from websockets.asyncio.client import connect
 
 from recio_ingest.credentials import read_key
 from recio_ingest.feeds import Feed
-from recio_ingest.guard import CLOSE_TIMEOUT_S, MAX_MESSAGE_BYTES, PING_INTERVAL_S, PING_TIMEOUT_S, Guarded
+from recio_ingest.guard import CLOSE_TIMEOUT_S, MAX_MESSAGE_BYTES, PING_INTERVAL_S, Guarded
 from recio_ingest.headers import note_clock
 
 log = structlog.get_logger()
@@ -35,7 +35,7 @@ class Opening:
             additional_headers=self._signed(),
             open_timeout=OPEN_TIMEOUT_S,
             ping_interval=PING_INTERVAL_S,
-            ping_timeout=PING_TIMEOUT_S,
+            ping_timeout=None,  # the guard's: whatever comes is an answer
             close_timeout=CLOSE_TIMEOUT_S,
             max_size=MAX_MESSAGE_BYTES,
             compression=None,  # what is not offered cannot be a bomb

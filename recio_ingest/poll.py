@@ -114,6 +114,7 @@ class Poller:
 
     async def _failed(self, about: str, exc: RestError, waits: Waits) -> None:
         """One line per change of state, before the wait; the same trouble of this or another question is silent."""
+        metrics.REST_FAILURES.labels(self.feed.name, exc.cause).inc()
         wait_s = waits.next_s(exc.cause, exc.wait_s)
         if exc.cause not in {why for why, _ in self._failing.values()}:
             log.warning("poll.failed", feed=self.feed.name, url=self.feed.rest_url, question=about, cause=exc.cause,

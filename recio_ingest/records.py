@@ -19,11 +19,17 @@ An aware `datetime` in its place costs 2.5 us a row (making it, and asyncpg's wa
 the program does with a frame.
 """
 
+Packed = bytes
+"""A number in PostgreSQL's binary form (`numeric.pack`), for what is computed and only stored.
+
+Text in its place costs 2 us a number, and a price has eight of them, whose texts hardly repeat.
+"""
+
 make = tuple.__new__
 """Makes a named tuple out of a tuple: what its own constructor does, at half the price. For the path of every frame."""
 
 LIVE_STREAM = "live"
-COMPLETE = "complete"
+COMPLETE, STATE = "complete", "state"
 """How the answers to a gap end, where the venue has told all that it has of it."""
 DAEMON_FEED = "daemon"
 """The feed name of frames that belong to no venue: ticks, and what the spool has to say about itself."""
@@ -90,14 +96,14 @@ class BtcPrice(NamedTuple):
     best_ask: str | None
     frame_no: int
     row_no: int = 0
-    one_minute_avg: str | None = None
-    momentum: str | None = None
-    delta_1m: str | None = None
-    delta_2m: str | None = None
-    delta_3m: str | None = None
-    delta_4m: str | None = None
-    delta_15m: str | None = None
-    delta_30m: str | None = None
+    one_minute_avg: Packed | None = None
+    momentum: Packed | None = None
+    delta_1m: Packed | None = None
+    delta_2m: Packed | None = None
+    delta_3m: Packed | None = None
+    delta_4m: Packed | None = None
+    delta_15m: Packed | None = None
+    delta_30m: Packed | None = None
 
 
 class MarketEvent(NamedTuple):
@@ -231,8 +237,8 @@ class Repaired(NamedTuple):
     """What one answer of REST did for a gap, whose name is `(frame_no, gap_no)`.
 
     The rows of the answer that are committed count for the gap, unless the parser has `counted` them in a Gap of its
-    own. `end` is empty while more is to come, `COMPLETE` where the venue has told all that it has, else why no more is
-    asked.
+    own. `end` is empty while more is to come, `COMPLETE` where the venue has told all that it has, `STATE` where it has
+    told how things stand and not what happened, else why no more is asked.
     """
 
     frame_no: int
@@ -303,6 +309,8 @@ class Batch:
     outcomes: dict[tuple[str, Outcome], int] = field(default_factory=dict)
     newest: dict[str, Newest] = field(default_factory=dict)
     repairs: list[Repaired] = field(default_factory=list)
+    ledger: list[Gap | Repaired] = field(default_factory=list)
+    """`gaps` and `repairs` in the order of the frames: a gap's newest state before each answer, and after the last."""
 
     def repaired(self) -> Counter[int]:
         """Return how many rows each answer to a gap gives."""

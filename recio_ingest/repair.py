@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 
 import structlog
 
@@ -29,7 +28,6 @@ log = structlog.get_logger()
 LOOK_EVERY_S = 300.0
 CHECK_EVERY_S = 0.25
 RETRY_S = 10.0
-GAPS_AT_ONCE = 50
 WAITS_S = (1.0, 60.0)
 # What the venue refuses, or answers in another shape, so many times in a row, it does not have.
 MAX_ATTEMPTS = 5
@@ -47,44 +45,67 @@ class Repairer:
         self._spool = spool
         self._dsn = dsn
         self._progress = progress
+        self._asked: tuple[int, int] | None = None
+        """The last one that was asked for to the end."""
         self._ended: set[tuple[int, int]] = set()
         """Asked for to the end and listed all the same: the frame that should have said so was of no use."""
+        self._aside: set[tuple[int, int]] = set()
+        """Not asked for to the end, by a fault of this program: behind all others."""
+        self._failing = ""
 
     async def run(self) -> None:
         """Repair until cancelled."""
         async with rest.asking(self.feed.name, self.feed.rest_url, proxy=self.feed.proxy) as client:
             while True:
-                seen = self._progress.gaps
-                try:
-                    gaps = await self._listed()
-                except store.ERRORS as exc:
-                    log.warning("repair.ledger_unread", feed=self.feed.name, error=str(exc)[:300], retry_s=RETRY_S)
-                    await asyncio.sleep(RETRY_S)
-                    continue
-                for gap in gaps:
-                    await self._repair(client, gap)
-                if not gaps:
-                    await self._wait(seen)
+                await self._turn(client)
 
-    async def _listed(self) -> Sequence[Missing]:
-        """Read the ledger, by a connection that is closed again: gaps are rare."""
+    async def _turn(self, client: Rest) -> None:
+        """Repair the gap that is the next, or wait for one."""
+        gap: Missing | None = None
+        try:
+            seen = self._progress.gaps
+            gap = await self._next()
+            if gap is None:
+                await self._wait(seen, LOOK_EVERY_S)
+                self._aside.clear()
+            elif await self._wait(seen, gap.to_time / 1e6 + self._asks.SETTLE_S - time.time()):
+                await self._repair(client, gap)
+        except store.ERRORS as exc:
+            await self._failed("database", exc)
+        except Exception as exc:  # noqa: BLE001  # whatever one gap runs into, there is a next turn, and the feeds go on
+            self._aside.update([gap[:2]] if gap else [])
+            await self._failed("bug", exc)
+        else:
+            self._failing = ""
+
+    async def _failed(self, cause: str, exc: Exception) -> None:
+        """Count it, tell it once, and wait: the gap stays in the ledger, and is asked for again."""
+        metrics.REST_FAILURES.labels(self.feed.name, cause).inc()
+        if cause != self._failing:
+            self._failing = cause
+            log.warning("repair.interrupted", feed=self.feed.name, cause=cause, error=repr(exc)[:300], retry_s=RETRY_S)
+        await asyncio.sleep(RETRY_S)
+
+    async def _next(self) -> Missing | None:
+        """Read the first gap of the ledger, by a connection that is closed again: gaps are rare."""
         while not self._progress.schema_ready or self._progress.position is None:
             await asyncio.sleep(CHECK_EVERY_S)
         async with store.session(self._dsn) as opened:
-            gaps = await opened.gaps(self._asks.GAPS, GAPS_AT_ONCE + len(self._ended))
-        listed = {gap[:2] for gap in gaps}
-        self._ended &= listed
-        return [gap for gap in gaps if gap[:2] not in self._ended]
+            gaps = await opened.gaps(self._asks.GAPS, 2 + len(self._ended) + len(self._aside))
+        self._ended.update(gap[:2] for gap in gaps if gap[:2] == self._asked)
+        return next((gap for gap in gaps if gap[:2] not in self._ended | self._aside), None)
 
-    async def _wait(self, seen: int) -> None:
-        """Return when another gap was committed, or after a while."""
-        until_s = time.monotonic() + LOOK_EVERY_S
-        while self._progress.gaps == seen and time.monotonic() < until_s:
-            await asyncio.sleep(CHECK_EVERY_S)
+    async def _wait(self, seen: int, wait_s: float) -> bool:
+        """Return True after a while; False at once when another gap was committed, which may be the next to ask for."""
+        until_s = time.monotonic() + wait_s
+        while (left_s := until_s - time.monotonic()) > 0:
+            await asyncio.sleep(min(left_s, CHECK_EVERY_S))
+            if self._progress.gaps != seen:
+                return False
+        return True
 
     async def _repair(self, client: Rest, gap: Missing) -> None:
         """Ask for one gap, page by page, to its end."""
-        await asyncio.sleep(gap.to_time / 1e6 + self._asks.SETTLE_S - time.time())
         request: Request | None = self._asks.first(gap)
         pages, page = 0, Page(None)
         while request is not None:
@@ -93,7 +114,7 @@ class Repairer:
             if request is not None and pages >= MAX_PAGES:
                 request, page = None, Page(None, "too_many_pages")
                 await self._record(wrap(gap, "", page.end))
-        self._ended.add(gap[:2])
+        self._asked = gap[:2]
         log.info("repair.ended", feed=self.feed.name, gap=list(gap[:2]), end=page.end, pages=pages)
 
     async def _page(self, client: Rest, gap: Missing, request: Request) -> Page:
@@ -108,6 +129,7 @@ class Repairer:
             else:
                 await self._record(wrap(gap, request.about, page.end, answer))
                 return page
+            metrics.REST_FAILURES.labels(self.feed.name, failure.cause).inc()
             # A venue that is not there is waited for, as long as it takes.
             failures = failures + 1 if failure.alone else 0
             if failures >= MAX_ATTEMPTS:

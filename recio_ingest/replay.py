@@ -16,7 +16,7 @@ import orjson
 
 from recio_ingest import feeds, known, segments, store
 from recio_ingest.decode import Decoder
-from recio_ingest.errors import BadInputError, TryLaterError
+from recio_ingest.errors import BadInputError, RecioError, TryLaterError
 from recio_ingest.faults import Fault, classify
 from recio_ingest.records import LIVE_STREAM, Batch, Decoded, Frame, Kind, Outcome, Row, is_repair, trade_name
 from recio_ingest.ship import Shipper
@@ -47,8 +47,7 @@ async def replay(dsn: str, path: Path, feed: str | None, speed: float, max_rows:
 
     async def only_new(opened: Store, batch: Batch) -> Batch:
         nonlocal new_rows
-        rows = [row for table in batch.tables.values() for row in table]
-        batch = known.without(batch, await opened.known_trades(rows))
+        batch = await known.drop_known(opened, batch)
         new_rows += sum(map(len, batch.tables.values()))
         return batch
 
@@ -58,6 +57,11 @@ async def replay(dsn: str, path: Path, feed: str | None, speed: float, max_rows:
     await shipper.run()
     assert shipper.progress.position is not None
     return Replayed(path.name, shipper.progress.position.counts, new_rows)
+
+
+def in_order(paths: Sequence[Path]) -> list[Path]:
+    """Return files in the order in which they are to be replayed: segments by their frame numbers, after all others."""
+    return sorted(paths, key=_first_no)
 
 
 async def replay_quarantine(dsn: str) -> tuple[int, int]:
@@ -142,7 +146,11 @@ class JsonLines:
 
 
 class SpoolSegment:
-    """Frames out of a segment of a spool, with the numbers that they have."""
+    """Frames out of a segment of a spool, with the numbers that they have.
+
+    Where the segment before was replayed to its end, decoding goes on from there: together they give the rows that the
+    daemon made of them.
+    """
 
     def __init__(self, path: Path, speed: float) -> None:
         self._segment = segments.describe(path)
@@ -159,8 +167,11 @@ class SpoolSegment:
                 f"{self._segment.path.name} is still being shipped by the daemon",
                 hint="start the daemon and wait until --status shows nothing waiting",
             )
-        start_no = self._segment.first_no - 1
-        return await opened.acquire(stream, self._segment.spool_id, start_no=start_no, epoch=epoch)
+        spool_id, start_no = self._segment.spool_id, self._segment.first_no - 1
+        position = await opened.acquire(stream, spool_id, start_no=start_no, epoch=epoch)
+        if position.frame_no == start_no:
+            position = position._replace(state=await opened.state_at(spool_id, self._segment.previous_last_no))
+        return position._replace(ledger=spool_id)
 
     async def read(self, after_no: int, max_frames: int) -> list[Frame]:
         """Return the next frames. Raises BadInputError at damage."""
@@ -190,6 +201,15 @@ class _Pace:
         now_s = asyncio.get_running_loop().time()
         first_ns, began_s = self._origin = self._origin or (frames[0].recv_ns, now_s)
         await asyncio.sleep(began_s + (frames[-1].recv_ns - first_ns) / 1e9 / self._speed - now_s)
+
+
+def _first_no(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            is_segment = file.read(len(_SQLITE)) == _SQLITE
+        return segments.describe(path).first_no if is_segment else 0
+    except (OSError, KeyError, TypeError, ValueError, sqlite3.Error, RecioError):
+        return 0  # what is wrong with it is told when its turn comes
 
 
 def _open(path: Path, feed: str | None, speed: float) -> tuple[JsonLines | SpoolSegment, str]:

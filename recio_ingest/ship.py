@@ -198,7 +198,7 @@ class Shipper:
 
 
 async def _decoder(opened: Store, position: Position) -> Decoder:
-    recalled = await opened.recall(recall())
+    recalled = await opened.recall(recall(), position.state)
     return Decoder(position.state, recalled, await opened.recall_prices(momentum.wanted(position.state)))
 
 

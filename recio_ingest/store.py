@@ -8,7 +8,7 @@ away and the row is read again; a transaction whose outcome is unknown is never 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -31,6 +31,7 @@ from recio_ingest.records import (
     Batch,
     BtcPrice,
     Decoded,
+    Gap,
     MarketEvent,
     Micros,
     Outcome,
@@ -40,6 +41,7 @@ from recio_ingest.records import (
     trade_name,
 )
 from recio_ingest.sql import statement
+from recio_ingest.wire import give_up_in_time
 
 log = structlog.get_logger()
 
@@ -100,6 +102,8 @@ class Position(NamedTuple):
     frame_no: int
     state: dict[str, Any]
     counts: dict[Outcome, int]
+    ledger: str = ""
+    """Under which name the gaps stand, where that is not the stream's: one for all segments of a spool."""
 
 
 class BadRow(NamedTuple):
@@ -119,6 +123,7 @@ async def connect(dsn: str, role: str | None = INGEST_ROLE) -> asyncpg.Connectio
         target_session_attrs="read-write",
     )
     try:
+        give_up_in_time(connection._transport)  # noqa: SLF001  # asyncpg has no option for it, and shows no socket
         if role is not None and await connection.fetchval(statement("may_set_role"), role):
             await connection.execute(f"SET ROLE {role}")
         for name, encoder, decoder in _CODECS:
@@ -192,14 +197,7 @@ class Store:
             await self._advance(position, batch)
             for row_type, rows in batch.tables.items():
                 await self._copy(row_type, rows)
-            for gap in batch.gaps.values():
-                await self._connection.execute(statement("put_gap"), position.stream, *gap)
-            came = batch.repaired()
-            for frame_no, gap_no, by_no, _, moment, counted, end in batch.repairs:
-                more = 0 if counted else came[by_no]
-                await self._connection.execute(
-                    statement("repair_gap"), position.stream, frame_no, gap_no, more, end, moment
-                )
+            await self._note_gaps(position.ledger or position.stream, batch)
             if batch.quarantine:
                 await self._connection.copy_records_to_table(
                     "quarantine",
@@ -209,6 +207,18 @@ class Store:
                 )
         counts = {outcome: position.counts[outcome] + batch.counts[outcome] for outcome in Outcome}
         return position._replace(frame_no=batch.last_no, state=batch.state, counts=counts)
+
+    async def _note_gaps(self, stream: str, batch: Batch) -> None:
+        """In the order of the frames: what a late trade does to a gap depends on whether it was given up before."""
+        came = batch.repaired()
+        for entry in batch.ledger:
+            if isinstance(entry, Gap):
+                await self._connection.execute(statement("put_gap"), stream, *entry)
+                continue
+            more = 0 if entry.counted else came[entry.by_no]
+            await self._connection.execute(
+                statement("repair_gap"), stream, entry.frame_no, entry.gap_no, more, entry.end, entry.moment
+            )
 
     async def find_bad_rows(self, batch: Batch, limit: int) -> list[BadRow]:
         """Return the rows that the database refuses, by halving under savepoints; nothing is kept of the attempt.
@@ -238,13 +248,23 @@ class Store:
             known |= {tuple(row) for row in found}
         return known
 
-    async def recall(self, names: Sequence[str]) -> dict[str, list[tuple[Any, ...]]]:
-        """Return what parsers want to have back from the tables: the rows of these statements, numbers as text."""
-        found = {}
+    async def recall(self, names: Sequence[str], state: Mapping[str, Any]) -> dict[str, list[tuple[Any, ...]]]:
+        """Return what parsers want to have back from the tables: the rows of these statements, numbers as text.
+
+        What a statement wants to know of the committed state, it finds in its one parameter.
+        """
+        found, told = {}, orjson.dumps(state).decode()
         for recalled_name in names:
-            rows = await self._connection.fetch(statement(recalled_name))
+            query = statement(recalled_name)
+            rows = await self._connection.fetch(query, *((told,) if "$1" in query else ()))
             found[recalled_name] = [tuple(map(_as_parsed, row)) for row in rows]
         return found
+
+    async def state_at(self, spool_id: str, frame_no: int) -> dict[str, Any]:
+        """Return the state of whatever stream of this spool stands at this frame; empty where none does."""
+        found = await self._connection.fetchval(statement("state_at"), spool_id, frame_no)
+        state: dict[str, Any] = orjson.loads(found or "{}")
+        return state
 
     async def recall_prices(self, wanted: Sequence[Wanted]) -> list[asyncpg.Record]:
         """Return the live rows of the price windows: venue, symbol, time and price, as a window is ordered."""

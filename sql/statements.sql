@@ -64,40 +64,73 @@ ON CONFLICT (stream, frame_no, gap_no) DO UPDATE
 -- repair_gap --
 -- What an answer of REST did: how many rows came, and at the end whether that was all of it. Where nobody could know
 -- how many were missed, all that the venue has is what was to be expected.
+--
+-- Two holes in the same seconds: the question about the first brings the trades of both. What a hole has got beyond
+-- its own number is not its own, and is handed on to one nearby that lacks some (10 s: twice the margin by which more
+-- is asked for than the gap). Each trade counts once.
+WITH now AS (
+  SELECT *, recovered + $4::bigint AS came, $5::text IN ('complete', 'state') AS told
+    FROM ingest.gaps WHERE stream = $1 AND frame_no = $2 AND gap_no = $3
+), richer AS (
+  SELECT gap.frame_no, gap.gap_no, gap.recovered - gap.expected AS spare, now.expected - now.came AS lacks,
+         sum(gap.recovered - gap.expected) OVER (ORDER BY gap.frame_no, gap.gap_no) AS upto
+    FROM ingest.gaps AS gap JOIN now USING (stream, feed, channel)
+   WHERE now.told AND now.from_seq IS NOT NULL AND now.came < now.expected
+     AND gap.from_seq IS NOT NULL AND gap.recovered > gap.expected
+     AND gap.from_time <= now.to_time + interval '10 s' AND gap.to_time >= now.from_time - interval '10 s'
+), handed AS (
+  SELECT frame_no, gap_no, least(spare, lacks - (upto - spare))::bigint AS n FROM richer WHERE upto - spare < lacks
+), left_over AS (
+  UPDATE ingest.gaps AS gap SET recovered = gap.recovered - handed.n FROM handed
+   WHERE gap.stream = $1 AND gap.frame_no = handed.frame_no AND gap.gap_no = handed.gap_no
+), ended AS (
+  SELECT total.recovered, CASE WHEN told THEN coalesce(expected, total.recovered) ELSE expected END AS expected,
+         $5 = 'state' OR ($5 = 'complete' AND total.recovered >= coalesce(expected, 0)) AS whole
+    FROM now, LATERAL (SELECT came + coalesce((SELECT sum(n) FROM handed), 0)::bigint AS recovered) AS total
+)
 UPDATE ingest.gaps AS gap
-   SET recovered = now.recovered, expected = now.expected,
-       repaired_at = CASE WHEN now.whole THEN coalesce(gap.repaired_at, $6) ELSE gap.repaired_at END,
-       given_up_at = CASE WHEN $5 <> '' AND NOT now.whole AND gap.repaired_at IS NULL
+   SET recovered = ended.recovered, expected = ended.expected,
+       repaired_at = CASE WHEN ended.whole THEN coalesce(gap.repaired_at, $6) ELSE gap.repaired_at END,
+       repaired_as = CASE $5 WHEN 'state' THEN 'state' ELSE gap.repaired_as END,
+       given_up_at = CASE WHEN $5 <> '' AND NOT ended.whole AND gap.repaired_at IS NULL
                           THEN coalesce(gap.given_up_at, $6) ELSE gap.given_up_at END,
-       given_up_why = CASE WHEN $5 <> '' AND NOT now.whole AND gap.repaired_at IS NULL
+       given_up_why = CASE WHEN $5 <> '' AND NOT ended.whole AND gap.repaired_at IS NULL
                            THEN coalesce(gap.given_up_why, CASE $5 WHEN 'complete' THEN 'venue_has_fewer' ELSE $5 END)
                            ELSE gap.given_up_why END
-  FROM (SELECT recovered + $4::bigint AS recovered,
-               CASE $5::text WHEN 'complete' THEN coalesce(expected, recovered + $4) ELSE expected END AS expected,
-               $5 = 'complete' AND recovered + $4 >= coalesce(expected, 0) AS whole
-          FROM ingest.gaps WHERE stream = $1 AND frame_no = $2 AND gap_no = $3) AS now
+  FROM ended
  WHERE gap.stream = $1 AND gap.frame_no = $2 AND gap.gap_no = $3
 
 -- coinbase_gaps --
 -- Which holes in the trades' numbering to ask REST for; the product is the only part that a question is about.
-SELECT frame_no, gap_no, from_time, to_time, from_seq, to_seq, ARRAY[scope] AS parts FROM ingest.gaps
+SELECT frame_no, gap_no, channel, from_time, to_time, from_seq, to_seq, ARRAY[scope] AS parts FROM ingest.gaps
  WHERE stream = 'live' AND feed = 'coinbase' AND channel = 'matches' AND cause = 'sequence'
    AND to_time IS NOT NULL AND from_seq IS NOT NULL AND to_seq IS NOT NULL
    AND repaired_at IS NULL AND given_up_at IS NULL
  ORDER BY frame_no, gap_no LIMIT $1
 
 -- kalshi_gaps --
--- Which times without trades to ask REST for, and the markets that were open then, as far as there are not too many to
--- be asked for one by one. Descriptions are read from two days before: a market is listed a day ahead.
-SELECT frame_no, gap_no, from_time, to_time, from_seq, to_seq,
-       ARRAY(SELECT DISTINCT market.ticker FROM live_data.market_data AS market
-              WHERE market.venue = 'kalshi' AND market.received_at > gap.from_time - interval '2 days'
-                AND market.open_time <= gap.to_time AND market.close_time >= gap.from_time
-              ORDER BY market.ticker LIMIT 2001) AS parts
+-- Which times to ask REST for: first how the markets stand, which tells what markets there were, then their trades; of
+-- these the counted holes first, as what else is asked for nearby would bring their trades and not count for them.
+-- The parts are the markets that were open then, as far as there are not too many to be asked for one by one.
+-- Descriptions are read from two days before: a market is listed a day ahead. How markets stand is asked from the close
+-- of the oldest on that was not over when it was last described, within a day: a kill may have come before its answer.
+SELECT frame_no, gap_no, channel,
+       CASE channel WHEN 'trade' THEN gap.from_time ELSE least(gap.from_time, (
+         SELECT min(close_time)
+           FROM (SELECT DISTINCT ON (ticker) ticker, status, close_time FROM live_data.market_data
+                  WHERE venue = 'kalshi' AND received_at > gap.from_time - interval '2 days' AND status IS NOT NULL
+                  ORDER BY ticker, frame_no DESC, row_no DESC) AS last
+          WHERE status <> 'finalized' AND close_time > gap.from_time - interval '1 day')) END AS from_time,
+       to_time, from_seq, to_seq,
+       CASE channel WHEN 'trade' THEN ARRAY(
+         SELECT DISTINCT market.ticker FROM live_data.market_data AS market
+          WHERE market.venue = 'kalshi' AND market.received_at > gap.from_time - interval '2 days'
+            AND market.open_time <= gap.to_time AND market.close_time >= gap.from_time
+          ORDER BY market.ticker LIMIT 2001) ELSE ARRAY[]::text[] END AS parts
   FROM ingest.gaps AS gap
- WHERE stream = 'live' AND feed = 'kalshi' AND channel = 'trade' AND from_time IS NOT NULL AND to_time IS NOT NULL
-   AND repaired_at IS NULL AND given_up_at IS NULL
- ORDER BY frame_no, gap_no LIMIT $1
+ WHERE stream = 'live' AND feed = 'kalshi' AND channel IN ('trade', 'market_lifecycle_v2', 'rest')
+   AND from_time IS NOT NULL AND to_time IS NOT NULL AND repaired_at IS NULL AND given_up_at IS NULL
+ ORDER BY channel = 'trade', from_seq IS NULL, frame_no, gap_no LIMIT $1
 
 -- known_trades --
 -- Which trades of a time range are there already: a file that is replayed may overlap with what was live.
@@ -114,12 +147,13 @@ SELECT venue, ticker, trade_id FROM live_data.websocket_market_data
 
 -- kalshi_trades --
 -- What a parser remembers of trades, after a start: the ids of the last by socket and by REST, the oldest first. Each
--- kind by itself: that way the index gives its newest without a sort of all.
-SELECT trade_id FROM (
-  (SELECT trade_id, frame_no, row_no FROM live_data.websocket_market_data
+-- kind by itself: that way the index gives its newest without a sort of all. As with all of these, the limit is that of
+-- the parser's memory, to the row.
+SELECT trade_id, event_type FROM (
+  (SELECT trade_id, event_type, frame_no, row_no FROM live_data.websocket_market_data
     WHERE venue = 'kalshi' AND event_type = 'trade' ORDER BY frame_no DESC, row_no DESC LIMIT 5000)
   UNION ALL
-  (SELECT trade_id, frame_no, row_no FROM live_data.websocket_market_data
+  (SELECT trade_id, event_type, frame_no, row_no FROM live_data.websocket_market_data
     WHERE venue = 'kalshi' AND event_type = 'rest_trade' ORDER BY frame_no DESC, row_no DESC LIMIT 5000)) AS last
  ORDER BY frame_no, row_no
 
@@ -138,19 +172,30 @@ SELECT ticker FROM (
  ORDER BY frame_no, row_no
 
 -- kalshi_states --
--- The last description of each market that came by REST (a lifecycle message has no status).
-SELECT DISTINCT ON (ticker) ticker, event_ticker, title, subtitle, status, strike_type, floor_strike, cap_strike,
+-- The last description of each market that came by REST (a lifecycle message has no status), after its row's age.
+SELECT DISTINCT ON (ticker) age, ticker, event_ticker, title, subtitle, status, strike_type, floor_strike, cap_strike,
        open_time, close_time, expected_expiration_time, settlement_time, result, expiration_value
-  FROM (SELECT * FROM live_data.market_data
+  FROM (SELECT *, row_number() OVER (ORDER BY frame_no DESC, row_no DESC) AS age FROM live_data.market_data
          WHERE venue = 'kalshi' AND status IS NOT NULL ORDER BY frame_no DESC, row_no DESC LIMIT 20000) AS last
- ORDER BY ticker, frame_no DESC, row_no DESC
+ ORDER BY ticker, age
 
 -- kalshi_quotes --
--- The last quote of each market that came by REST.
-SELECT DISTINCT ON (ticker) ticker, yes_bid, yes_bid_size, yes_ask, yes_ask_size, last_price, volume, open_interest
-  FROM (SELECT * FROM live_data.websocket_market_data
-         WHERE venue = 'kalshi' AND event_type = 'rest_quote' ORDER BY frame_no DESC, row_no DESC LIMIT 5000) AS last
- ORDER BY ticker, frame_no DESC, row_no DESC
+-- The last quote of each market that came by REST, after its row's age.
+SELECT DISTINCT ON (ticker) age, ticker, yes_bid, yes_bid_size, yes_ask, yes_ask_size, last_price, volume, open_interest
+  FROM (SELECT *, row_number() OVER (ORDER BY frame_no DESC, row_no DESC) AS age FROM live_data.websocket_market_data
+         WHERE venue = 'kalshi' AND event_type = 'rest_quote' ORDER BY frame_no DESC, row_no DESC LIMIT 20000) AS last
+ ORDER BY ticker, age
+
+-- kalshi_refused --
+-- Answers that were put aside for an odd market, as far as the parser remembers them: its state ($1) says which.
+SELECT frame_no, received_at, frame
+  FROM jsonb_array_elements_text($1::text::jsonb #> '{feeds,kalshi,refused}') AS refused (no)
+  JOIN ingest.quarantine ON frame_no = no::bigint AND feed = 'kalshi' AND row_no = 0 AND replayed_at IS NULL
+ ORDER BY frame_no
+
+-- state_at --
+-- What a parser knew after this frame of a spool, where a stream ends with it.
+SELECT state::text FROM ingest.offsets WHERE spool_id = $1 AND frame_no = $2 AND state <> '{}' LIMIT 1
 
 -- recent_prices --
 -- What the price windows hold: of each (venue, symbol) the live rows after a time, at most so many, the newest; in order
@@ -166,10 +211,10 @@ SELECT venue, symbol, "timestamp", price::text AS price
 -- strike_markets --
 -- What was told of the markets that are not over, in order: descriptions, and the steps that open and end them. Over is
 -- what closed a day before the last frame, so that a close that was moved forward is among it. The clock is the last
--- frame's: frames may have waited.
+-- frame's, out of the stream's state ($1): frames may have waited.
 WITH clock AS (
-  SELECT coalesce((SELECT 'epoch'::timestamptz + (state->>'last_ns')::bigint / 1000 * interval '1 microsecond'
-                     FROM ingest.offsets WHERE stream = 'live'), '-infinity') AS at)
+  SELECT coalesce('epoch'::timestamptz + ($1::text::jsonb->>'last_ns')::bigint / 1000 * interval '1 microsecond',
+                  '-infinity') AS at)
 SELECT ticker, word, event_ticker, strike_type, floor_strike, cap_strike, close_time FROM (
   (SELECT ticker, status AS word, event_ticker, strike_type, floor_strike, cap_strike, close_time, frame_no, row_no
      FROM live_data.market_data
@@ -191,8 +236,8 @@ SELECT ticker, word, event_ticker, strike_type, floor_strike, cap_strike, close_
 -- The newest quote of each market that is open, or opens within the hour, since it was described first. Newest is what
 -- came last, which is among the last by the venue's time.
 WITH clock AS (
-  SELECT coalesce((SELECT 'epoch'::timestamptz + (state->>'last_ns')::bigint / 1000 * interval '1 microsecond'
-                     FROM ingest.offsets WHERE stream = 'live'), '-infinity') AS at
+  SELECT coalesce('epoch'::timestamptz + ($1::text::jsonb->>'last_ns')::bigint / 1000 * interval '1 microsecond',
+                  '-infinity') AS at
 ), markets AS (
   SELECT ticker, min(frame_no) AS since, min(open_time) AS opens FROM (
     SELECT ticker, frame_no, open_time FROM live_data.market_data
@@ -212,8 +257,8 @@ SELECT k.ticker, q.yes_bid, q.yes_ask, q.no_bid, q.no_ask, q.last_price, q.volum
 -- strike_rows --
 -- What the last row of the ladder said of each of them.
 WITH clock AS (
-  SELECT coalesce((SELECT 'epoch'::timestamptz + (state->>'last_ns')::bigint / 1000 * interval '1 microsecond'
-                     FROM ingest.offsets WHERE stream = 'live'), '-infinity') AS at
+  SELECT coalesce('epoch'::timestamptz + ($1::text::jsonb->>'last_ns')::bigint / 1000 * interval '1 microsecond',
+                  '-infinity') AS at
 ), markets AS (
   SELECT ticker, min(open_time) AS opens FROM (
     SELECT ticker, open_time FROM live_data.market_data

@@ -17,6 +17,7 @@ from recio_ingest.decode import Decoder
 from recio_ingest.errors import BadMessageError
 from recio_ingest.feeds import Parser, coinbase
 from recio_ingest.momentum import wanted
+from recio_ingest.numeric import encode
 from recio_ingest.records import (
     DAEMON_FEED,
     Batch,
@@ -134,7 +135,7 @@ def test_a_batch_in_full() -> None:
     batch, _ = decode({}, frames)
     first = BtcPrice(
         START_US, START_US + 2000, "coinbase", "BTC-USD", "60123.40", "0.01020000", "sell", 7, None, None, 2,
-        one_minute_avg="60123.40000000",
+        one_minute_avg=encode("60123.40000000"),
     )  # fmt: skip
     assert batch.tables == {
         BtcPrice: [

@@ -185,6 +185,19 @@ def test_a_numbered_channel_is_missed_from_its_own_last_message() -> None:
     assert (ticker.from_time, index.from_time) == (START_US + 2_040_000, START_US + 1_000_000)
 
 
+def test_a_message_without_a_time_was_sent_after_those_before_it() -> None:
+    """A numbered channel whose messages have no time is missed from the last time that was known at its last one."""
+    line = Line("ticker", "index")
+    line.told(1, Kind.CONNECTED)
+    line.hear(10, "ticker", venue_ms=10)
+    line.confirm(11, "index")
+    line.hear(2000, "ticker", venue_ms=1990)
+    line.confirm(2005, "index")  # a message of it
+    line.hear(3000, "ticker", venue_ms=2990)
+    _, index = line.told(3001, Kind.DISCONNECTED, cause="restart")
+    assert index.from_time == START_US + 1_990_000
+
+
 def test_what_is_no_longer_expected_is_no_longer_missed() -> None:
     """A feed that changes from questions to a socket ends the gap of the questions."""
     line = Line("ticker", "rest")

@@ -254,7 +254,7 @@ def test_odd_markets_are_remembered_by_little() -> None:
 
     told = [outcome(number, ["y" * 100_000 + str(number // 2)]) for number in range(4)]
     assert told == [Outcome.QUARANTINED, Outcome.STATE] * 2
-    assert len(repr(parser._answers._refused._values)) < 300
+    assert len(repr(parser._answers._refused)) < 400
 
 
 def test_only_changes_of_a_market_are_rows() -> None:
@@ -293,14 +293,14 @@ def test_quotes_by_rest_only_without_a_subscription() -> None:
 def test_what_the_tables_hold_comes_back() -> None:
     """A parser that goes on from the tables drops what a parser that remembers would drop."""
     recalled: Recalled = {
-        "kalshi_trades": [("t-1",)],
+        "kalshi_trades": [("t-1", "trade")],
         "kalshi_prints": [("BRTI", START_US + 1_000_000)],
         "kalshi_settled": [(MARKET,)],
         "kalshi_states": [
-            (MARKET, "KXBTCD-26SEP2111", "Price?", "$60,200 or above", "active", "greater", "60199.99", None, None,
+            (1, MARKET, "KXBTCD-26SEP2111", "Price?", "$60,200 or above", "active", "greater", "60199.99", None, None,
              1_790_002_800_000_000, None, None, None, "60123.45"),
         ],
-        "kalshi_quotes": [(MARKET, None, "0.00", "0.0100", "5.00", None, None, None)],
+        "kalshi_quotes": [(1, MARKET, None, "0.00", "0.0100", "5.00", None, None, None)],
     }  # fmt: skip
     parser = KalshiParser({}, recalled)
     assert parser.decode(sent(1, trade(1))).outcome is Outcome.DUPLICATE

@@ -220,6 +220,22 @@ def test_what_is_heard_while_an_answer_comes_is_asked_again() -> None:
     assert [request.about for request in ask(markets, exchange, 10.0)] == [f"open {SERIES}"]
 
 
+def test_what_opens_before_messages_come_is_asked_for() -> None:
+    """A market that opens between the venue's first answer and the first message is found by asking again at once."""
+    exchange = Exchange(market("M1", "initialized"))
+    markets = Markets([SERIES])
+    markets.quoted = True
+    request = markets.due(0.0)
+    assert request is not None
+    assert request.about == f"open {SERIES}"
+    written = exchange(request)
+    exchange.become("active")  # told to nobody: lifecycle messages come from the next moment on
+    markets.listen(0.1)
+    assert markets.take(request, written, 0.2) is None
+    run(markets, exchange, 1, 2)
+    assert markets.trading
+
+
 def test_messages_change_what_is_wanted_at_once() -> None:
     """An activated market is wanted without an answer, a settled one no more, also after a slower answer."""
     exchange = Exchange(market("M1", "initialized", opens=""), market("M2", "active"))

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from samples import START_NS, data
 
 from recio_ingest.errors import BadMessageError
-from recio_ingest.feeds.ledger import MAX_RANGES, TradeIds
+from recio_ingest.feeds.ledger import MAX_RANGES, Latest, TradeIds
 from recio_ingest.records import Gap
 
 START_US = START_NS // 1000
+Told = list[tuple[str, int]]
 
 
 class Ids:
@@ -154,6 +155,21 @@ def test_any_order_of_a_whole_range_leaves_nothing_open(numbers: list[int]) -> N
         gaps |= {(one.frame_no, one.gap_no): one for one in ids.take_one(number)[1]}
     assert ids.state.keys() == {"first", "last", "last_ns"}
     assert all(one.repaired_at and one.recovered == one.expected for one in gaps.values())
+
+
+CHANGES = st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 2)), max_size=40)
+
+
+@given(CHANGES, CHANGES, st.integers(1, 8))
+def test_the_last_rows_build_the_same_memory(before: Told, after: Told, size: int) -> None:
+    """What was changed is told again by the same names and values, with the memory kept or built from the last rows."""
+    kept = Latest(size)
+    rows = [told for told in before if kept.changes(*told)]
+    newest: dict[str, tuple[int, int]] = {}
+    for age, (name, value) in enumerate(reversed(rows[-size:]), 1):
+        newest.setdefault(name, (age, value))
+    again = Latest(size, ((age, name, value) for name, (age, value) in newest.items()))
+    assert [again.changes(*told) for told in after] == [kept.changes(*told) for told in after]
 
 
 def claim(ids: Ids, number: int, at_ms: int) -> tuple[Gap, ...]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from recio_ingest.numeric import MAX_DIGITS, decode, encode
+from recio_ingest.numeric import MAX_DIGITS, decode, encode, pack
 
 DIGITS = st.text("0123456789", min_size=1, max_size=20)
 PLAIN = st.builds(
@@ -70,6 +70,16 @@ def test_what_goes_in_comes_out(text: str) -> None:
 def test_bytes_are_the_servers(text: str, layout: str) -> None:
     """The bytes are those that the server's documented layout prescribes, written out by hand."""
     assert encode(text) == bytes.fromhex(layout)
+
+
+@given(st.integers(-(10**30), 10**30) | st.integers(-(10**8), 10**8), st.integers(0, 20))
+@example(-100_000_000, 8)
+@example(99_990_000, 4)
+def test_integers_are_packed_as_their_text(unscaled: int, scale: int) -> None:
+    """A whole number of a decimal's units gives the bytes of its text; these stay as they are when encoded again."""
+    packed = pack(unscaled, scale)
+    assert packed == encode(format(Decimal(f"{unscaled}E-{scale}"), "f"))
+    assert encode(packed) is packed
 
 
 @pytest.mark.parametrize("text", WRONG + SPECIAL + OTHER_SCRIPTS)

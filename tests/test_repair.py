@@ -16,24 +16,22 @@ from harness.databases import execute
 from harness.progress import scalar
 from harness.rest_server import answering
 from harness.waiting import until
-from samples import START_NS, TIME, data, match
+from samples import START_NS, data, match
+from structlog.testing import capture_logs
 
-from recio_ingest import known, repair, rest, store
+from recio_ingest import known, metrics, repair, rest, store
 from recio_ingest.decode import Decoder
 from recio_ingest.errors import BadMessageError
 from recio_ingest.feeds import Missing, Request, coinbase
 from recio_ingest.feeds import repair as frames
 from recio_ingest.feeds.coinbase import CoinbaseParser
 from recio_ingest.feeds.coinbase_repair import CoinbaseRepair
-from recio_ingest.feeds.kalshi import KalshiParser
-from recio_ingest.feeds.kalshi_repair import CLOCK_MARGIN_S, MAX_MARKETS, KalshiRepair
 from recio_ingest.records import (
     COMPLETE,
     LIVE_STREAM,
     BtcPrice,
     Gap,
     Kind,
-    MarketEvent,
     Outcome,
     Quarantined,
     Repaired,
@@ -47,8 +45,7 @@ from recio_ingest.spool import Spool
 
 START_US = START_NS // 1000
 MENDED = "UPDATE ingest.quarantine SET frame = convert_to(replace(convert_from(frame, 'UTF8'), '{}', '{}'), 'UTF8')"
-HOLE = Missing(2, 1, START_US, START_US, 1002, 1004, ("BTC-USD",))
-MARKETS = Missing(9, 3, 1_790_000_000_400_000, 1_790_000_010_200_000, None, None, ("KXBTCD-1-T1", "KXBTCD-1-T2"))
+HOLE = Missing(2, 1, "matches", START_US, START_US, 1002, 1004, ("BTC-USD",))
 
 
 def page(*ids: int, **changes: Any) -> bytes:
@@ -63,19 +60,6 @@ def with_a_hole() -> CoinbaseParser:
     for number, trade_id in ((1, 1001), (2, 1005)):
         parser.decode(data(number, match(trade_id)))
     return parser
-
-
-def rest_trade(name: str, ticker: str = "KXBTCD-1-T1", **changes: Any) -> dict[str, Any]:
-    """A trade as Kalshi's REST tells it."""
-    return {
-        "trade_id": name, "ticker": ticker, "yes_price_dollars": "0.4600", "no_price_dollars": "0.5400",
-        "count_fp": "3.25", "taker_outcome_side": "no", "created_time": TIME,
-    } | changes  # fmt: skip
-
-
-def market_page(*trades: dict[str, Any], cursor: str = "") -> bytes:
-    """One page of them."""
-    return orjson.dumps({"trades": trades, "cursor": cursor})
 
 
 def test_pages_lead_back_to_the_oldest() -> None:
@@ -100,29 +84,6 @@ def test_another_shape_is_no_page(answer: bytes) -> None:
     asks = CoinbaseRepair()
     with pytest.raises(BadMessageError):
         asks.take(HOLE, asks.first(HOLE), answer)
-
-
-def test_markets_are_asked_one_by_one() -> None:
-    """Every page of every market, from whole seconds around the gap; the end is the last page of the last."""
-    asks = KalshiRepair()
-    first = asks.first(MARKETS)
-    bounds = {"min_ts": str(1_790_000_000 - CLOCK_MARGIN_S), "max_ts": str(1_790_000_011 + CLOCK_MARGIN_S)}
-    assert first == Request("/markets/trades", {**bounds, "limit": "1000", "ticker": "KXBTCD-1-T1"}, "KXBTCD-1-T1")
-    more = asks.take(MARKETS, first, market_page(cursor="c")).following
-    assert more == first._replace(query={**first.query, "cursor": "c"})
-    with pytest.raises(BadMessageError):
-        asks.take(MARKETS, more, market_page(cursor="c"))
-    other = asks.take(MARKETS, more, market_page()).following
-    assert other is not None
-    assert (other.about, other.query.get("cursor")) == ("KXBTCD-1-T2", None)
-    assert asks.take(MARKETS, other, market_page()) == (None, COMPLETE)
-
-
-@pytest.mark.parametrize("markets", [(), ("M",) * (MAX_MARKETS + 1)], ids=["none", "too many"])
-def test_or_all_at_once(markets: tuple[str, ...]) -> None:
-    """Where no market is known, or too many are, all trades of the time are asked for."""
-    request = KalshiRepair().first(MARKETS._replace(parts=markets))
-    assert (request.about, "ticker" in request.query) == ("", False)
 
 
 def test_an_answer_lies_in_its_frame_as_it_came() -> None:
@@ -187,26 +148,6 @@ def test_a_frame_of_another_shape_is_refused(body: bytes) -> None:
     assert orjson.dumps(parser.state()) == before
 
 
-def test_markets_trades_are_rows_once() -> None:
-    """A trade that came by socket is none; one that comes by socket after REST is a duplicate; old times are fine."""
-    parser = KalshiParser({"series": ["KXBTCD"]})
-    body = {
-        "trade_id": "a", "market_ticker": "KXBTCD-1-T1", "yes_price_dollars": "0.4600", "count_fp": "3.25",
-        "taker_outcome_side": "no", "ts_ms": START_US // 1000,
-    }  # fmt: skip
-    parser.decode(data(1, {"type": "trade", "sid": 2, "seq": 1, "msg": body}, feed="kalshi"))
-    old = rest_trade("b", created_time="2020-01-01T00:00:00Z")
-    answer = market_page(rest_trade("a"), old, rest_trade("c", "KXETHD-1-T1"))
-    frame = data(2, frames.wrap(MARKETS, "", "", answer), feed="kalshi")
-    decoded = parser.decode(frame)
-    (row,) = (row for row in decoded.rows if isinstance(row, MarketEvent))
-    assert (row.trade_id, row.event_type, row.row_no, row.last_size, row.side) == ("b", "rest_trade", 1, "3.25", "no")
-    assert row.raw_json is not None
-    assert orjson.loads(row.raw_json) == old
-    late = {"type": "trade", "sid": 2, "seq": 2, "msg": body | {"trade_id": "b"}}
-    assert parser.decode(data(3, late, feed="kalshi")).outcome is Outcome.DUPLICATE
-
-
 async def stored(dsn: str) -> list[tuple[Any, ...]]:
     """The ledger, as far as repair changes it."""
     async with store.session(dsn) as opened:
@@ -230,6 +171,35 @@ async def test_what_the_quarantine_gave_back_is_no_second_row(database: str) -> 
     ids = "SELECT array_agg(trade_id ORDER BY trade_id) FROM live_data.btc_price_log"
     assert await scalar(database, ids) == [1001, 1002, 1003, 1004, 1005]
     assert await stored(database) == [(3, 3, True, None)]
+
+
+@pytest.mark.parametrize("frames_at_once", [1, 2, 3, 4])
+async def test_the_ledger_does_not_depend_on_batches(database: str, frames_at_once: int) -> None:
+    """A gap that was given up and then filled by a late trade says both, wherever the batches were cut."""
+    answer = frames.wrap(HOLE._replace(frame_no=2), "BTC-USD", COMPLETE, page(1004, 1003))
+    sent = [data(1, match(1001)), data(2, match(1005)), data(3, answer), data(4, match(1002))]
+    async with store.session(database) as opened:
+        position = await opened.acquire(LIVE_STREAM, "a", start_no=0)
+        decoder = Decoder({})
+        for at in range(0, len(sent), frames_at_once):
+            position = await opened.commit(position, decoder.decode(sent[at : at + frames_at_once]))
+    assert await stored(database) == [(3, 3, True, "venue_has_fewer")]
+
+
+@pytest.mark.parametrize("frames_at_once", [1, 2])
+async def test_what_is_answered_twice_is_stored_once(database: str, frames_at_once: int) -> None:
+    """A daemon that was killed asks again: trades that the parser knows nothing of are one row, in one batch or two."""
+    answer = frames.wrap(HOLE, "BTC-USD", COMPLETE, page(1004, 1003, 1002))
+    sent = [data(1, answer), data(2, answer)]
+    async with store.session(database) as opened:
+        position = await opened.acquire(LIVE_STREAM, "a", start_no=0)
+        decoder = Decoder({})
+        for at in range(0, len(sent), frames_at_once):
+            batch = await known.drop_repaired(opened, decoder.decode(sent[at : at + frames_at_once]))
+            position = await opened.commit(position, batch)
+    assert (position.counts[Outcome.SHIPPED], position.counts[Outcome.DUPLICATE]) == (1, 1)
+    ids = "SELECT array_agg(trade_id ORDER BY trade_id) FROM live_data.btc_price_log"
+    assert await scalar(database, ids) == [1002, 1003, 1004]
 
 
 async def test_an_answers_odd_trade_comes_back_alone(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,3 +303,63 @@ async def test_a_venue_that_is_down_is_waited_for(database: str, tmp_path: Path)
         query = "SELECT recovered FROM ingest.gaps WHERE repaired_at IS NOT NULL"
         assert await until(lambda: scalar(database, query), within_s=20, what="the repair", every_s=0.02) == 3
     assert await stored(database) == [(3, 3, True, None)]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_what_nobody_foresaw_ends_nothing(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gap on which asking breaks is counted, told once, and behind the others; later it is asked for again."""
+    monkeypatch.setattr(repair, "RETRY_S", 0.05)
+    monkeypatch.setattr(repair, "LOOK_EVERY_S", 0.2)
+    broken, first = 3, CoinbaseRepair.first
+
+    def breaks(self: CoinbaseRepair, gap: Missing) -> Request:
+        nonlocal broken
+        if gap.to_seq == 1004 and broken:
+            broken -= 1
+            raise LookupError("nobody foresaw this")
+        return first(self, gap)
+
+    async def answer(request: web.Request) -> web.Response:
+        newest = int(request.query["after"]) - 1
+        return web.Response(body=page(*range(newest, newest - int(request.query["limit"]), -1)))
+
+    monkeypatch.setattr(CoinbaseRepair, "first", breaks)
+    failures = metrics.REST_FAILURES.labels("coinbase", "bug")
+    before = failures._value.get()
+    with capture_logs() as lines:
+        async with answering(answer) as url, repairing(tmp_path, database, url) as spool:
+            miss(spool)
+            spool.append("coinbase", Kind.DATA, time.time_ns(), orjson.dumps(match(1007)))
+
+            async def both() -> bool:  # each is told after its row says it
+                return bool(sum(line["event"] == "repair.ended" for line in lines) == 2)
+
+            await until(both, within_s=20, what="both repairs", every_s=0.02)
+    ended = [line["event"] for line in lines if line["event"] in {"repair.interrupted", "repair.ended"}]
+    assert ended[:2] == ["repair.interrupted", "repair.ended"]  # the other gap did not wait for this one
+    assert ended.count("repair.ended") == 2
+    assert (broken, failures._value.get() - before) == (0, 3)
+    assert await stored(database) == [(3, 3, True, None), (1, 1, True, None)]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_ledger_that_cannot_be_read_ends_nothing(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the database lacks a column it is counted and told once; when it has it, the hole is filled."""
+    monkeypatch.setattr(repair, "RETRY_S", 0.02)
+    failures = metrics.REST_FAILURES.labels("coinbase", "database")
+    before = failures._value.get()
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(body=page(1004, 1003, 1002))
+
+    with capture_logs() as lines:
+        async with answering(answer) as url, repairing(tmp_path, database, url) as spool:
+            await execute(database, "ALTER TABLE ingest.gaps RENAME given_up_at TO gone")
+            miss(spool)
+            await until(lambda: asyncio.sleep(0, failures._value.get() - before > 2), within_s=20, what="failures")
+            await execute(database, "ALTER TABLE ingest.gaps RENAME gone TO given_up_at")
+            query = "SELECT recovered FROM ingest.gaps WHERE repaired_at IS NOT NULL"
+            assert await until(lambda: scalar(database, query), within_s=20, what="the repair", every_s=0.02) == 3
+    assert len([line for line in lines if line["event"] == "repair.interrupted"]) == 1

@@ -85,6 +85,22 @@ async def test_numbers_keep_their_digits(database: str, tmp_path: Path) -> None:
     assert (Decimal("0.10000000000000000001"), Decimal("1E400")) == (kept["a"], kept["b"])
 
 
+async def test_answers_for_gaps_are_known(database: str, tmp_path: Path) -> None:
+    """Without --feed, an answer for a gap is the venue's that asks so: by numbers, or for a time."""
+    trade = {"trade_id": "t-1", "ticker": "M-1", "yes_price_dollars": "0.4600", "count_fp": "3.25",
+             "created_time": "2026-09-21T14:13:20Z", "taker_outcome_side": "no"}  # fmt: skip
+    about = {"gap": [1, 1], "end": "complete"}
+    path = write(tmp_path / "a.jsonl", [
+        {"received_at": 1_790_000_100,
+         "frame": {"repair": about | {"part": "BTC-USD", "numbers": [7, 8]}, "answer": [match(7), match(8)]}},
+        {"received_at": 1_790_000_100,
+         "frame": {"repair": about | {"part": "M-1", "numbers": None}, "answer": {"trades": [trade]}}},
+    ])  # fmt: skip
+    done = await run(database, path)
+
+    assert (done.new_rows, done.counts[Outcome.SHIPPED]) == (3, 2)
+
+
 async def test_spool_segment(database: str, tmp_path: Path) -> None:
     """A segment of a spool is shipped with its own frame numbers, once."""
     messages = frames([match(at) for at in range(1, 4)])

@@ -280,7 +280,7 @@ def _numeric(value: Any) -> bytes:  # noqa: ANN401
     if not plain:
         return NULL
     try:
-        data: bytes = numeric.encode.__wrapped__(plain)  # it remembers too, and the memo has just been asked
+        data = numeric.encode(plain)
     except ValueError:
         raise BadValue("out_of_range", f"a number of {len(plain)} digits") from None
     return _LENGTH(len(data)) + data

@@ -110,6 +110,7 @@ class Missing(NamedTuple):
 
     frame_no: int
     gap_no: int
+    channel: str
     from_time: Micros
     to_time: Micros
     from_seq: int | None

@@ -222,7 +222,12 @@ def venue_time(message: Any) -> Micros | None:  # noqa: ANN401  # any JSON value
 
 
 def recognises(message: Any) -> bool:  # noqa: ANN401  # any JSON value
-    """Tell whether a message has this venue's shape: a `type`, and no `msg` or `sid` beside it."""
+    """Tell whether a message has this venue's shape: a `type`, and no `msg` or `sid` beside it.
+
+    An answer for a gap is this venue's where numbers were asked for.
+    """
+    if (answered := repair.head(message)) is not None:
+        return answered["numbers"] is not None
     return isinstance(message, dict) and "type" in message and not message.keys() & {"msg", "sid", "channel"}
 
 

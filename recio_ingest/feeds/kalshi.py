@@ -17,9 +17,8 @@ from typing import Any
 import orjson
 
 from recio_ingest.errors import BadMessageError
-from recio_ingest.feeds import Recalled
+from recio_ingest.feeds import Recalled, kalshi_repair, repair
 from recio_ingest.feeds import kalshi_fields as fields
-from recio_ingest.feeds import kalshi_repair as repair
 from recio_ingest.feeds import kalshi_rows as rows
 from recio_ingest.feeds.kalshi_answers import Answers
 from recio_ingest.feeds.kalshi_errors import Remedy, remedy
@@ -32,7 +31,7 @@ __all__ = ["NAME", "RECALL", "SPOTS", "KalshiParser", "feed", "parser", "recogni
 
 NAME = fields.VENUE
 SPOTS = (rows.SPOT,)
-RECALL = ("kalshi_trades", "kalshi_prints", "kalshi_settled", "kalshi_states", "kalshi_quotes")
+RECALL = ("kalshi_trades", "kalshi_prints", "kalshi_settled", "kalshi_states", "kalshi_quotes", "kalshi_refused")
 
 SOCKET = ("ticker", "trade", "market_lifecycle_v2", "cfbenchmarks_value")
 REST = "rest"
@@ -45,8 +44,8 @@ _CHANNELS = {
 NUMBERED = frozenset(SOCKET) - {"ticker"}
 
 # A trade can only come twice by two subscriptions at about the same time, a print by a new connection; all markets of
-# an hour are settled, again and again, within some minutes. The statements of RECALL give back as many (trades: by
-# socket and by REST).
+# an hour are settled, again and again, within some minutes. The statements of RECALL give back exactly as many: the
+# same frames give the same rows, wherever a restart falls.
 MAX_TRADES = 5000
 MAX_PRINTS = 600
 MAX_SETTLED = 5000
@@ -61,11 +60,13 @@ class KalshiParser:
         self._sids = Sequences(NAME, state.get("sids", {}))
         self._series: list[str] | None = state.get("series")
         self._by_rest: bool = state.get("by_rest", False)
-        self._trades = Recent(2 * MAX_TRADES, (name for (name,) in known["kalshi_trades"]))
-        self._repaired = Recent(MAX_TRADES)  # apart: a thousand old ones must not push out the newest
+        trades = known["kalshi_trades"]
+        self._trades = Recent(MAX_TRADES, (name for name, by in trades if by == "trade"))
+        # Apart: a thousand old ones must not push out the newest.
+        self._repaired = Recent(MAX_TRADES, (name for name, by in trades if by != "trade"))
         self._prints = Recent(MAX_PRINTS, (_print_name(*row) for row in known["kalshi_prints"]))
         self._settled = Recent(MAX_SETTLED, (name for (name,) in known["kalshi_settled"]))
-        self._answers = Answers(known["kalshi_states"], known["kalshi_quotes"])
+        self._answers = Answers(known["kalshi_states"], known["kalshi_quotes"], known["kalshi_refused"])
         self._types = {
             "ticker": self._ticker,
             "trade": self._trade,
@@ -86,6 +87,7 @@ class KalshiParser:
             "sids": self._sids.state(),
             "series": self._series,
             "by_rest": self._by_rest,
+            "refused": self._answers.refused(),
         }
 
     def decode(self, frame: Frame) -> Decoded:
@@ -108,7 +110,7 @@ class KalshiParser:
                 handler = self._types[message["type"]]
             except (KeyError, TypeError):
                 if is_repair(frame):
-                    return repair.decode(frame, self._series, (self._trades, self._repaired))
+                    return kalshi_repair.decode(frame, self._series, (self._trades, self._repaired), self._answers)
                 raise BadMessageError("unknown_type", "no table for a message of this type") from None
             try:
                 decoded = handler(frame, message)
@@ -241,9 +243,14 @@ def venue_time(message: Any) -> Micros | None:  # noqa: ANN401  # any JSON value
 
 
 def recognises(message: Any) -> bool:  # noqa: ANN401  # any JSON value
-    """Tell whether a message has this venue's shape: a `type` beside `msg` or `sid`, or a list of markets."""
+    """Tell whether a message has this venue's shape: a `type` beside `msg` or `sid`, or a list of markets.
+
+    An answer for a gap is this venue's where no numbers were asked for.
+    """
     if not isinstance(message, dict):
         return False
+    if (answered := repair.head(message)) is not None:
+        return answered["numbers"] is None
     if "type" in message:
         return bool(message.keys() & {"msg", "sid"})
     return isinstance(message.get("markets"), list)

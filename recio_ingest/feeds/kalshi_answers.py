@@ -6,6 +6,7 @@ Source: the venue's OpenAPI document. Every function raises BadMessageError for 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -17,14 +18,17 @@ from recio_ingest.feeds import kalshi_fields as fields
 from recio_ingest.feeds import kalshi_quotes as quotes
 from recio_ingest.feeds.kalshi_fields import Object
 from recio_ingest.feeds.ledger import Latest
-from recio_ingest.records import Frame, MarketEvent, MarketState, Outcome, Quarantined, Row
+from recio_ingest.records import Frame, Kind, MarketEvent, MarketState, Micros, Outcome, Quarantined, Row
 
 # A market gives two rows at most, its description and its quote, which must differ in their `row_no`.
 ROWS = 2
 
 
-# A day of hourly events has some 5,000 markets.
-MAX_MARKETS = 20_000
+# How many rows are looked back on, of descriptions and of quotes: a day of hourly events has some 5,000 markets, with
+# four descriptions each. The statements give back exactly as many.
+MAX_ROWS = 20_000
+# How many answers with an odd market in them. They lie in the quarantine, and may be of a megabyte each.
+MAX_REFUSED = 20
 _NAME_AT_MOST = 100
 
 
@@ -45,11 +49,23 @@ class Refused(NamedTuple):
 class Answers:
     """Remembers of each market how it was last described and quoted: only what changes is a row."""
 
-    def __init__(self, states: Iterable[Sequence[Any]] = (), quoted: Iterable[Sequence[Any]] = ()) -> None:
-        """Begin with what the tables hold: a market's name, then the columns of `_described` or `_quoted`."""
-        self._states = Latest(MAX_MARKETS, ((name, tuple(kept)) for name, *kept in states))
-        self._quotes = Latest(MAX_MARKETS, ((name, tuple(kept)) for name, *kept in quoted))
-        self._refused = Latest(MAX_MARKETS)
+    def __init__(
+        self,
+        states: Iterable[Sequence[Any]] = (),
+        quoted: Iterable[Sequence[Any]] = (),
+        refused: Iterable[Sequence[Any]] = (),
+    ) -> None:
+        """Begin with what the tables hold: rows' ages, names, and the columns of `_described` or `_quoted`.
+
+        Of those put aside, the oldest first: frame number, arrival, and the quarantine's bytes.
+        """
+        self._states = Latest(MAX_ROWS, ((age, name, tuple(kept)) for age, name, *kept in states))
+        self._quotes = Latest(MAX_ROWS, ((age, name, tuple(kept)) for age, name, *kept in quoted))
+        self._refused = {frame_no: _refused_in(frame_no, *kept) for frame_no, *kept in refused}
+
+    def refused(self) -> list[int]:
+        """Return which frames were put aside for an odd market, as far as they are remembered."""
+        return list(self._refused)
 
     def take(self, frame: Frame, *, quoted: bool) -> tuple[Outcome, tuple[Row | Quarantined, ...]]:
         """Take an answer in; its quotes are of use where no subscription brings them (`quoted`)."""
@@ -57,8 +73,7 @@ class Answers:
         bad: list[Refused] = []
         for entry in listed(frame):
             try:
-                row = state(frame, entry)
-                offer = quote(row, entry)
+                row, offer = _rows(frame, entry)
             except BadMessageError as exc:
                 bad.append(Refused(entry, exc))
                 continue
@@ -67,15 +82,45 @@ class Answers:
             if not quoted and row.status == "active" and self._quotes.changes(row.ticker, _quoted(offer)):
                 found.append(offer)
         # The same odd market comes with every answer: it is put aside once, and again when it changes.
-        if bad := [entry for entry in bad if self._refused.changes(*_odd(entry))]:
+        if bad := [entry for entry in bad if self._is_news(frame, entry.listed)]:
             return Outcome.QUARANTINED, (*found, refused(frame, bad))
         return Outcome.SHIPPED if found else Outcome.STATE, tuple(found)
+
+    def _is_news(self, frame: Frame, entry: Listed) -> bool:
+        name, told = _odd(entry)
+        known = next((names[name] for names in reversed(self._refused.values()) if name in names), None)
+        if known == told:
+            return False
+        self._refused.setdefault(frame.frame_no, {})[name] = told
+        if len(self._refused) > MAX_REFUSED:
+            del self._refused[next(iter(self._refused))]
+        return True
+
+
+def _rows(frame: Frame, entry: Listed) -> tuple[MarketState, MarketEvent]:
+    row = state(frame, entry)
+    return row, quote(row, entry)
+
+
+def _refused_in(frame_no: int, received_at: Micros, data: bytes) -> dict[str, str]:
+    """Return the odd markets of an answer, out of what the quarantine has of it."""
+    frame = Frame(frame_no, received_at * 1000, fields.VENUE, Kind.DATA, data)
+    odd: dict[str, str] = {}
+    with suppress(BadMessageError):  # of a file of messages that has the same number
+        for entry in listed(frame):
+            try:
+                _rows(frame, entry)
+            except BadMessageError:
+                name, told = _odd(entry)
+                odd[name] = told
+    return odd
 
 
 def listed(frame: Frame) -> Iterator[Listed]:
     """Yield the markets of an answer; those out of the quarantine remember their places in the one they came with."""
     answer = fields.exactly(frame.data)
-    markets, places = answer.get("markets"), answer.get("places")
+    answer = answer.get("answer", answer)  # one for a gap is wrapped
+    markets, places = (answer.get(key) if isinstance(answer, dict) else None for key in ("markets", "places"))
     if not isinstance(markets, list):
         raise BadMessageError("schema", "markets is not a list")
     if places is None:
@@ -215,11 +260,11 @@ def _quoted(row: MarketEvent) -> tuple[Any, ...]:
     )
 
 
-def _odd(entry: Refused) -> tuple[str, str]:
+def _odd(entry: Listed) -> tuple[str, str]:
     """Return what an odd market is known by (its place, where it has no name) and what tells all that it says apart.
 
-    Not what it says itself: it may be of any length, and twenty thousand of them are remembered.
+    Not what it says itself: it may be of any length, and thousands of them are remembered.
     """
-    place, market = entry.listed
+    place, market = entry
     name = str(market.get("ticker", place)) if isinstance(market, dict) else str(place)
     return name[:_NAME_AT_MOST], blake2b(repr(market).encode(), digest_size=16).hexdigest()

@@ -64,7 +64,7 @@ def feed(settings: Kalshi) -> Feed:
         converse=lambda: KalshiSession(markets),
         rest_url=settings.rest_url,
         enquiry=Exchange(markets),
-        repair=KalshiRepair() if settings.key_id else None,
+        repair=KalshiRepair(settings.series),
         proxy=settings.proxy,
         key_file=settings.key_file,
         sign=(lambda pem, now_ms: headers(settings.key_id, pem, path, now_ms)) if settings.key_id else None,

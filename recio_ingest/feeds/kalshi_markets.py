@@ -147,10 +147,13 @@ class Markets:
             self._await({market.event: market.series}, now_s + HINT_AFTER_S)
 
     def listen(self, now_s: float) -> None:
-        """Take in that lifecycle messages come from now on: what they would have told before has to be asked for."""
+        """Take in that lifecycle messages come from now on: what they would have told before has to be asked for.
+
+        Also where the first answer is under way: what happened since it was written is in no answer and no message.
+        """
         for listing in (self._open, self._unopened, self._closed):
             for question in listing.values():
-                if question.answered_s is not None:
+                if question.asked:
                     question.hint(now_s)
 
     def _is_open(self, ticker: str) -> bool:

@@ -60,6 +60,11 @@ class Question:
         due_s = self.answered_s + every_s
         return due_s if self.hint_s is None else min(due_s, self.hint_s)
 
+    @property
+    def asked(self) -> bool:
+        """Whether there was, or is, an attempt."""
+        return self.unanswered > 0 or self.answered_s is not None
+
     def hint(self, at_s: float) -> None:
         """Give a reason to ask at a time, if that is before its own."""
         self.hint_s = at_s if self.hint_s is None else min(self.hint_s, at_s)

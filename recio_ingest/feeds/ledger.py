@@ -216,19 +216,26 @@ class Recent:
 
 
 class Latest:
-    """The last value of each name; the names that have not changed for longest go first."""
+    """The last value of each name among the last `size` changes of all names.
 
-    def __init__(self, size: int, values: Iterable[tuple[str, Any]] = ()) -> None:
+    A change is a row: the last rows of a table build the same memory again, wherever a restart falls. Values to begin
+    with have their age before them: 1 is that of the newest row.
+    """
+
+    def __init__(self, size: int, values: Iterable[tuple[int, str, Any]] = ()) -> None:
         self._size = size
-        self._values = dict(values)
+        self._count = 0
+        oldest_first = sorted(values, key=lambda kept: -kept[0])
+        self._values = {name: (1 - age, value) for age, name, value in oldest_first}
 
     def changes(self, name: str, value: Any) -> bool:  # noqa: ANN401  # whatever can be compared
         """Return whether the value is another than the last of this name, and remember it."""
-        if name in self._values:
-            if self._values[name] == value:
-                return False
-            del self._values[name]
-        self._values[name] = value
-        if len(self._values) > self._size:
-            del self._values[next(iter(self._values))]
+        kept = self._values.get(name)
+        if kept is not None and kept[1] == value:
+            return False
+        self._values.pop(name, None)
+        self._count += 1
+        self._values[name] = (self._count, value)
+        while self._values[first := next(iter(self._values))][0] <= self._count - self._size:
+            del self._values[first]
         return True

@@ -91,6 +91,9 @@ class Outage:
             self._live.add(channel)
             if venue_time is None:  # confirmed: from here on its messages come
                 self._seen_ns[channel] = frame.recv_ns if self._last_ns is None else self._last_ns
+        elif channel is not None and venue_time is None and self._last_ns is not None:
+            # It has no time of its own; what came before it, by the same line, was sent before it.
+            self._seen_ns[channel] = self._last_ns
         if venue_time is not None:
             upto_ns = min(frame.recv_ns, venue_time * 1000)
             if self._last_ns is None or upto_ns > self._last_ns:

@@ -26,7 +26,8 @@ class Answer(NamedTuple):
     part: str
     numbers: tuple[int, int] | None
     end: str
-    trades: list[Any]
+    found: list[Any]
+    """Trades, or markets."""
 
 
 def wrap(gap: Missing, part: str, end: str, answer: bytes = b"[]") -> bytes:
@@ -38,6 +39,12 @@ def wrap_unreadable(gap: Missing, part: str, answer: bytes) -> bytes:
     """Return the frame of an answer that is no JSON, or not what was asked for: it goes to the quarantine."""
     text = orjson.dumps(answer[:_UNREADABLE_BYTES].decode(errors="replace"))
     return b"%s%s,%s:%s}" % (REPAIR, _head(gap, part, ""), b'"unreadable"', text)
+
+
+def head(message: Any) -> dict[str, Any] | None:  # noqa: ANN401  # any JSON value
+    """Return what an answer for a gap says of itself; None of any other message."""
+    about = message.get("repair") if isinstance(message, dict) else None
+    return about if isinstance(about, dict) and "numbers" in about else None
 
 
 def _head(gap: Missing, part: str, end: str) -> bytes:
@@ -55,7 +62,7 @@ def read(frame: Frame) -> Answer:
         head, answer = message["repair"], message["answer"]
         frame_no, gap_no = head["gap"]
         numbers = None if head["numbers"] is None else tuple(head["numbers"])
-        found = Answer((frame_no, gap_no), head["part"], numbers, head["end"], _trades(answer))
+        found = Answer((frame_no, gap_no), head["part"], numbers, head["end"], _found(answer))
     except (KeyError, TypeError, ValueError):
         raise BadMessageError("schema", "not an answer for a gap, or one that cannot be read") from None
     whole = (frame_no, gap_no, *(found.numbers or ()))
@@ -66,32 +73,36 @@ def read(frame: Frame) -> Answer:
     return found
 
 
-def _trades(answer: Any) -> list[Any]:  # noqa: ANN401  # any JSON value
-    trades = answer if isinstance(answer, list) else answer["trades"]
-    if not isinstance(trades, list):
+def _found(answer: Any) -> list[Any]:  # noqa: ANN401  # any JSON value
+    found = answer if isinstance(answer, list) else answer["markets" if "markets" in answer else "trades"]
+    if not isinstance(found, list):
         raise TypeError
-    return trades
+    return found
 
 
 def decode(
-    frame: Frame, answer: Answer, take: Callable[[int, Any], Iterable[Row | Gap]], *, counted: bool = False
+    frame: Frame, answer: Answer, take: Callable[[int, Any], Iterable[Row | Gap] | None], *, counted: bool = False
 ) -> Decoded:
-    """Return what the trades of an answer give; `take` makes rows of one, by its place, and none of a known one.
+    """Return what the trades of an answer give.
 
-    A trade of another shape costs that trade: the whole answer lies in the quarantine then, for it to be found in.
+    `take` makes rows of one, by its place, and none of a known one; None is for one that is of no concern. A trade of
+    another shape costs that trade: the whole answer lies in the quarantine then, for it to be found in.
     Nothing of this has a venue's time: it says nothing about how late the feed is.
     """
     rows: dict[Any, Row | Gap | Quarantined | Repaired] = {}
     known, bad = 0, 0
-    for place, trade in enumerate(answer.trades):
+    for place, trade in enumerate(answer.found):
         try:
-            found = tuple(take(place, trade))
+            found = take(place, trade)
         except BadMessageError as exc:
             bad += 1
-            detail = f"trade {place + 1} of {len(answer.trades)}: {exc}"
+            detail = f"trade {place + 1} of {len(answer.found)}: {exc}"
             entry = Quarantined(frame.frame_no, 0, frame.feed, frame.recv_ns // 1000, exc.reason, detail, frame.data)
             rows.setdefault(None, entry)
             continue
+        if found is None:
+            continue
+        found = tuple(found)
         known += not found
         for row in found:  # a gap that is filled a thousand times is told once
             rows[(row.frame_no, row.gap_no, "gap") if isinstance(row, Gap) else (row.row_no,)] = row
@@ -102,5 +113,9 @@ def decode(
         outcome = Outcome.SHIPPED
     elif known:
         outcome = Outcome.DUPLICATE
-    did = Repaired(*answer.gap, frame.frame_no, frame.feed, frame.recv_ns // 1000, counted, answer.end)
-    return Decoded(outcome, (*rows.values(), did))
+    return Decoded(outcome, (*rows.values(), did(frame, answer, counted=counted)))
+
+
+def did(frame: Frame, answer: Answer, *, counted: bool = False) -> Repaired:
+    """Return what an answer did for its gap."""
+    return Repaired(*answer.gap, frame.frame_no, frame.feed, frame.recv_ns // 1000, counted, answer.end)

@@ -191,3 +191,19 @@ def test_missing_from() -> None:
     assert missing_from(ranges, 3, 5) == []
     assert missing_from([], 1, 2) == [(1, 2)]
     assert missing_from(ranges, 6, 6) == [(6, 6)]
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_what_came_by_rest_was_declared(world: str, tmp_path: Path, ledger: Ledger, *, declared: bool) -> None:
+    """A trade that only REST brought is not missing, and all the same it must lie in a gap."""
+    ledger.rest_answers = 1
+    rows = [
+        f"('coinbase', '{t.product}', {t.trade_id}, '{t.time}', {t.price}, {t.size}, '{t.taker_side}', {FIRST_FRAME})"
+        for t in map(MARKET.trade, range(1021, 1026))
+    ]
+    await execute(world, f"INSERT INTO live_data.btc_price_log VALUES {', '.join(rows)}")
+    if not declared:
+        await execute(world, "DELETE FROM ingest.gaps")
+    report = await check(world, tmp_path, ledger)
+    assert report.declared_missing == 0
+    assert report.problems() == ({} if declared else {"undeclared": [("BTC-USD", 1021, 1025)]})

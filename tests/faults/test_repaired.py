@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from harness.daemon import Daemon
-from harness.kalshi_client import ED, simulated
+from harness.kalshi_client import ED, START, simulated
+from harness.kalshi_live import Venue, at
 from harness.metrics import Metrics
 from harness.oracle import check
 from harness.progress import commits_since, market_rows_stored, offset, scalar, settle, trades_stored
 from harness.venue import OracleVenue
 from harness.waiting import until
+
+from recio_ingest.demo import kalshi_market
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -191,6 +195,127 @@ async def test_markets_trades_come_too(database: str, tmp_path: Path) -> None:
     assert late > 0
     assert gap["recovered"] == gap["expected"] == late
     assert gap["repaired_at"]
+    assert await found(database, "SELECT frame_no FROM ingest.quarantine") == []
+
+
+SEQUENCE_GAPS = """
+    SELECT expected, recovered, repaired_at, given_up_why FROM ingest.gaps
+     WHERE feed = 'kalshi' AND channel = 'trade' AND cause = 'sequence' ORDER BY frame_no
+"""
+
+
+def made(venue: Venue) -> set[str]:
+    """Every trade of the markets that are subscribed to."""
+    (held,) = (held for held in venue.holds("ed").values() if held.channel == "trade")
+    return {trade.trade_id for strike in venue._exchange.strikes() if held.wants("trade", strike.ticker)
+            for trade in strike.trades}  # fmt: skip
+
+
+async def lose_trades(venue: Venue) -> set[str]:
+    """Let the venue lose some trades with their numbers; return them."""
+    before = made(venue)
+    venue.hang()
+    await until(lambda: asyncio.sleep(0, len(made(venue) - before) > 1), within_s=WITHIN_S, what="trades to lose")
+    lost = made(venue) - before
+    venue.skip_seq(len(lost), sid=venue.holds("ed")["trade"].sid)
+    venue.unhang()
+    return lost
+
+
+async def a_trade_comes(venue: Venue, dsn: str) -> None:
+    """Wait until a trade from now on is a row."""
+    before = made(venue)
+
+    async def look() -> bool:
+        stored = await found(dsn, "SELECT trade_id FROM live_data.websocket_market_data WHERE event_type = 'trade'")
+        return bool((made(venue) - before) & {row["trade_id"] for row in stored})
+
+    await until(look, within_s=WITHIN_S, what="a trade that comes", every_s=0.1)
+
+
+async def test_lost_numbers_of_markets_come_back(database: str, tmp_path: Path) -> None:
+    """Two holes in the trades' numbering in the same seconds: each lost trade is a row, once, and both are whole."""
+    venue = Venue(hour_s=3600, start_s=None, series=("KXBTCD", "KXBTC"))
+    async with venue:
+        section = at(venue, tmp_path) | {"series": ["KXBTCD", "KXBTC"]}
+        async with Daemon(tmp_path, database, kalshi=section) as daemon:
+            await daemon.start()
+            await venue.subscribed()
+            lost = []
+            for _ in range(2):  # each hole shows by the number after it
+                await a_trade_comes(venue, database)
+                lost.append(await lose_trades(venue))
+
+            async def whole() -> bool:
+                gaps = await found(database, SEQUENCE_GAPS)
+                return len(gaps) == len(lost) and all(gap["repaired_at"] or gap["given_up_why"] for gap in gaps)
+
+            await until(whole, within_s=90, what="both holes to be closed", every_s=0.2)
+            assert await daemon.terminate() == 0
+
+    gaps = await found(database, SEQUENCE_GAPS)
+    assert [gap["expected"] for gap in gaps] == [len(each) for each in lost]
+    # More came where the seconds around a hole reach back before the subscription.
+    assert all(gap["repaired_at"] and gap["recovered"] >= gap["expected"] for gap in gaps)
+    stored = await found(database, "SELECT trade_id, event_type FROM live_data.websocket_market_data "
+                                   "WHERE trade_id IS NOT NULL")  # fmt: skip
+    assert len(stored) == len({row["trade_id"] for row in stored})
+    late = [row["trade_id"] for row in stored if row["event_type"] == "rest_trade"]
+    assert set().union(*lost) <= set(late)
+    assert sum(gap["recovered"] for gap in gaps) == len(late)
+
+
+STATES = """
+    SELECT DISTINCT ON (ticker) ticker, status, result, expiration_value, settlement_time FROM live_data.market_data
+     WHERE status IS NOT NULL ORDER BY ticker, frame_no DESC, row_no DESC
+"""
+STATE_GAPS = """
+    SELECT expected, recovered, repaired_at, repaired_as FROM ingest.gaps
+     WHERE feed = 'kalshi' AND channel = 'market_lifecycle_v2' AND to_time IS NOT NULL
+"""
+HOUR_S = 3.0
+
+
+async def test_markets_that_came_and_went_are_described(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Markets that opened, closed and were settled while the daemon was dead are settled in market_data."""
+    async with Venue(hour_s=HOUR_S, start_s=START) as venue:
+        monkeypatch.setattr(kalshi_market, "KEEP_S", 48 * 3600)  # at this speed two hours are 6 s
+        exchange = venue._exchange
+        async with Daemon(tmp_path, database, kalshi=at(venue, tmp_path)) as daemon:
+            await daemon.start()
+            query = "SELECT count(*) > 0 FROM live_data.websocket_market_data WHERE event_type = 'settled'"
+            await until(partial(_true, database, query), within_s=WITHIN_S, what="a settlement", every_s=0.05)
+            await daemon.kill9()
+            killed_s = exchange.now_s
+
+            def come_and_gone() -> list[Any]:
+                return [
+                    each for each in exchange.events if each.created_s > killed_s and each.settled_s < exchange.now_s
+                ]
+
+            await until(lambda: asyncio.sleep(0, come_and_gone()), within_s=WITHIN_S, what="an hour")
+            (event, *_) = come_and_gone()
+            settled = {s.ticker: s for s in exchange.strikes() if killed_s < s.event.settled_s < exchange.now_s}
+            await daemon.start()
+            query = f"SELECT count(*) = 1 FROM ({STATE_GAPS}) AS gap WHERE repaired_at IS NOT NULL"
+            await until(partial(_true, database, query), within_s=90, what="the state", every_s=0.2)
+            assert await daemon.terminate() == 0
+
+    states = {row["ticker"]: row for row in await found(database, STATES)}
+    cents = {ticker: strike.event.value_cents for ticker, strike in settled.items()}
+    assert {t: (states[t]["status"], states[t]["result"]) for t in settled} == {
+        t: ("finalized", s.event.result(s)) for t, s in settled.items()
+    }
+    assert {t: round(states[t]["expiration_value"] * 100) for t in settled} == cents
+    assert all(states[t]["settlement_time"].timestamp() == s.event.settled_s for t, s in settled.items())
+    assert {strike.ticker for strike in event.strikes} <= settled.keys()
+    (gap,) = await found(database, STATE_GAPS)
+    assert gap["repaired_as"] == "state"
+    assert gap["recovered"] == gap["expected"] >= len(event.strikes)
+    steps = "SELECT count(*) FROM live_data.websocket_market_data WHERE event_type = 'settled' AND ticker = $1"
+    assert await scalar(database, steps, event.strikes[0].ticker) == 0  # the steps are not told again
     assert await found(database, "SELECT frame_no FROM ingest.quarantine") == []
 
 

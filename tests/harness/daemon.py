@@ -8,7 +8,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -56,14 +56,16 @@ class Daemon:
         *,
         kalshi: KalshiOracle | Mapping[str, Any] | None = None,
         cpu: int | None = None,
+        within: Sequence[str] = (),
         **settings: dict[str, Any],
     ) -> None:
         """Take more settings as `section={"key": value}`; pin the process to one CPU if `cpu` says which.
 
+        `within` is a command that runs the rest of its line in its own place, as `unshare` does.
         A venue that is not given is off. Kalshi may be given as the keys of its section.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.state_dir, self.cpu = folder, folder / "state", cpu
+        self.folder, self.state_dir, self.cpu, self.within = folder, folder / "state", cpu, within
         self.port = free_port()
         self.settings: dict[str, dict[str, Any]] = {
             "database": {"dsn": dsn},
@@ -133,7 +135,7 @@ class Daemon:
         out, err = (self.folder / f"{self.port}.{name}" for name in ("out", "err"))
         with out.open("ab") as stdout, err.open("ab") as stderr:
             self._process = await asyncio.create_subprocess_exec(
-                *[*pin, str(PROGRAM), "--config", str(self.write_config()), *arguments],
+                *[*self.within, *pin, str(PROGRAM), "--config", str(self.write_config()), *arguments],
                 env=environment,
                 cwd=self.folder,
                 stdin=asyncio.subprocess.DEVNULL,

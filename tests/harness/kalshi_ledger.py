@@ -41,6 +41,8 @@ class KalshiLedger:
     exchange: Exchange
     connections: list[Connection]
     rest_answers: int = 0
+    trade_answers: int = 0
+    """Of these, answers with trades."""
     unsigned: int = 0
     """Handshakes answered with 401."""
     refused: int = 0
@@ -53,6 +55,7 @@ class KalshiLedger:
             exchange=Exchange(**answer["exchange"]),
             connections=[Connection(**each) for each in answer["connections"]],
             rest_answers=answer["rest_answers"],
+            trade_answers=answer["trade_answers"],
             unsigned=answer["unsigned"],
             refused=answer["refused"],
         )

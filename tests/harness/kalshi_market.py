@@ -14,6 +14,7 @@ from hashlib import blake2b
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from harness.haste import Haste
 from harness.kalshi_messages import Print, Ticker, Trade, hundredths, uuid
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -50,6 +51,7 @@ class Exchange:
     step_ns: int
     print_delay_ms: int
     close_s: int
+    haste: tuple[int, int, int] = Haste()
 
     @classmethod
     def open_now(cls, series: str, markets: int, trade_every: int, rate: float, print_delay_ms: int) -> Exchange:
@@ -88,11 +90,11 @@ class Exchange:
 
     def time_ns(self, number: int) -> int:
         """When the message of a number is made; tickers and trades tell it in milliseconds."""
-        return self.start_ns + (number - self.first) * self.step_ns
+        return Haste(*self.haste).clock_ns(self.start_ns + (number - self.first) * self.step_ns)
 
     def newest(self, now_ns: int) -> int:
         """The number of the last message made by then."""
-        return self.first + (now_ns - self.start_ns) // self.step_ns
+        return self.first + (Haste(*self.haste).made_ns(now_ns) - self.start_ns) // self.step_ns
 
     def newest_second(self, now_ns: int) -> int:
         """The last second of the index that is told by then."""

@@ -3,7 +3,8 @@
 * conservation: every ticker, trade and index print in a spooled frame up to the committed offset is a row once, or
   quarantined; a trade, or a second of the index, that came before may be dropped
 * no invention: every row equals what the exchange makes under its number, and leads to its frame; so does every frame
-* honest gaps: what was made between the first and the newest row is a row, quarantined, or declared missing. A gap
+* honest gaps: what was made between the first and the newest row came by the socket, is quarantined, or is declared
+  missing, also where it is a row by now because REST was asked for it. A gap
   with numbers declares these numbers of its subscription; one without, the time from its beginning to its end, of its
   channel and its market. A gap without an end declares nothing, because rows above it show that it ended
 * books: every frame up to the offset has exactly one outcome
@@ -144,7 +145,7 @@ def check_conservation(books: Books, spooled: Spooled, report: KalshiReport) -> 
     """A ticker is known by its frame, because a new connection repeats it; the others by what they are."""
     report.rows, report.quarantined_frames = len(books.rows), len(books.quarantined)
     report.rows_of |= Counter(kind for kind, _ in books.keys)
-    of_frame = Counter((row["kind"], row["frame_no"]) for row in books.rows)
+    of_frame = Counter((row["kind"], row["frame_no"]) for row in books.rows if not row["by_rest"])
     of_key = Counter(key for key in books.keys if key[0] != "ticker")
     report.doubled += [(key, times) for key, times in of_key.items() if times > 1]
     report.doubled += [(*frame, times) for frame, times in of_frame.items() if times > 1]
@@ -163,7 +164,8 @@ def check_rows(books: Books, spooled: Spooled, ledger: KalshiLedger, report: Kal
     for row, key in zip(books.rows, books.keys, strict=True):
         message = spooled.messages.get(row["frame_no"])
         trimmed = row["frame_no"] < spooled.oldest
-        if not was_sent(ledger, key, message, trimmed=trimmed):
+        told = bool(ledger.trade_answers) if row["by_rest"] else was_sent(ledger, key, message, trimmed=trimmed)
+        if not told:
             report.altered.append((key, "was never sent"))
             continue
         columns = expected(ledger.exchange, key)
@@ -172,7 +174,7 @@ def check_rows(books: Books, spooled: Spooled, ledger: KalshiLedger, report: Kal
         wrong = {name: (row[name], value) for name, value in columns.items() if row[name] != value}
         if wrong and (message is None or message.key == key):
             report.altered.append((key, f"found and expected: {wrong}"))
-        if not trimmed and (message is None or message.key != key):
+        if not trimmed and not row["by_rest"] and (message is None or message.key != key):
             report.misplaced.append((key, row["frame_no"], spooled.frames.get(key)))
 
 
@@ -187,25 +189,26 @@ def check_gaps(books: Books, spooled: Spooled, ledger: KalshiLedger, report: Kal
     """From the first message that was recorded as it happened: what a snapshot repeats is older than the recording."""
     declared = Declared(books.gaps, ledger)
     stored: dict[str, set[int]] = {kind: set() for kind in KINDS}
+    heard = {spooled.messages[frame].key for frame in books.quarantined if frame in spooled.messages}
     first: dict[str, int] = {}
     for row, (kind, number) in zip(books.rows, books.keys, strict=True):
         stored[kind].add(number)
+        # One that came by both, and by REST first, is a row of REST: the socket's frame is a duplicate.
+        if not row["by_rest"] or (kind, number) in spooled.frames:
+            heard.add((kind, number))
+        if row["by_rest"]:
+            continue
         message = spooled.messages.get(row["frame_no"])
         by = ledger.connections if message is None else ledger.connections[max(message.connection, 0) :][:1]
         if any(each.sent_live(kind, number) for each in by):
             first[kind] = min(number, first.get(kind, number))
-    quarantined = {spooled.messages[frame].key for frame in books.quarantined if frame in spooled.messages}
     for kind in KINDS:
         newest = max((number for number in stored[kind] if number <= ledger.highest(kind)), default=0)
         report.open_tail += len(ledger.sent_after(kind, newest))
         if kind not in first:
             continue
-        missing = [
-            number
-            for number in ledger.numbers(kind, first[kind], newest)
-            if number not in stored[kind] and (kind, number) not in quarantined
-        ]
-        undeclared = [number for number in missing if not declared.covers(kind, number)]
-        report.declared_of[kind] = len(missing) - len(undeclared)
+        missed = [number for number in ledger.numbers(kind, first[kind], newest) if (kind, number) not in heard]
+        undeclared = [number for number in missed if not declared.covers(kind, number)]
+        report.declared_of[kind] = len(set(missed) - stored[kind] - set(undeclared))
         report.declared_missing += report.declared_of[kind]
         report.undeclared += runs(ledger.exchange, kind, undeclared)

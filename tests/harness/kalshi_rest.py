@@ -1,16 +1,19 @@
-"""What the fake Kalshi answers to requests: its markets, page by page, and that it is open."""
+"""What the fake Kalshi answers to requests: its markets and trades, page by page, and that it is open."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harness.kalshi_market import LOWEST_STRIKE, STRIKE_STEP, Exchange, market_names
+from harness.kalshi_market import LOWEST_STRIKE, SECOND_NS, STRIKE_STEP, Exchange, market_names
 from harness.kalshi_messages import dollars, rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from harness.kalshi_messages import Trade
+
 ROOT = "/trade-api/v2"
+TRADES = f"{ROOT}/markets/trades"
 PAGE, LONGEST_PAGE = 100, 1000
 OPEN_FOR_S = 4 * 3600
 EXPECTED_AFTER_S, LATEST_AFTER_S = 300, 7 * 86_400
@@ -30,6 +33,31 @@ def answer(exchange: Exchange, path: str, query: Mapping[str, str], newest: int)
         "markets": [market(exchange, place, newest) for place in places[start : start + limit]],
         "cursor": str(start + limit) if more else "",
     }
+
+
+def trades(exchange: Exchange, query: Mapping[str, str], newest: int) -> dict[str, Any]:
+    """Answer with the trades of one market, or of all, between two seconds, both included; the newest first."""
+    lowest, highest = (int(query.get(name) or far) for name, far in (("min_ts", 0), ("max_ts", 2**33)))
+    places = [place for place, name in enumerate(exchange.tickers) if query.get("ticker") in {None, "", name}]
+    first = max(exchange.first, exchange.newest(lowest * SECOND_NS - 1) + 1)
+    last = min(newest, exchange.newest((highest + 1) * SECOND_NS - 1), int(query.get("cursor") or newest))
+    numbers = [
+        number
+        for number in range(last, first - 1, -1)
+        if exchange.kind(number) == "trade" and exchange.place(number) in places
+    ]
+    limit = min(int(query.get("limit", PAGE)), LONGEST_PAGE)
+    more = len(numbers) > limit
+    return {
+        "trades": [told_trade(exchange.trade(number)) for number in numbers[:limit]],
+        "cursor": str(numbers[limit]) if more else "",
+    }
+
+
+def told_trade(trade: Trade) -> dict[str, Any]:
+    """Write a trade as REST does: other names than the socket's for the market and the time."""
+    body = {name: value for name, value in trade.body().items() if name not in {"ts", "ts_ms", "market_ticker"}}
+    return {**body, "ticker": trade.market, "created_time": rfc3339(trade.ts_ms)}
 
 
 def asked_for(exchange: Exchange, place: int, query: Mapping[str, str]) -> bool:

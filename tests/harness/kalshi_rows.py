@@ -15,15 +15,16 @@ Key = tuple[str, int]  # kind and number
 
 # `sid` and `seq` belong to the frame and not to the message, so they are compared with the spool.
 MARKET_ROWS = """
-    SELECT event_type AS kind, frame_no, sid, seq, "timestamp" AS time, ticker, market_id, yes_bid::text AS yes_bid,
+    SELECT replace(event_type, 'rest_', '') AS kind, event_type = 'rest_trade' AS by_rest, frame_no, sid, seq,
+           "timestamp" AS time, ticker, market_id, yes_bid::text AS yes_bid,
            yes_bid_size::text AS yes_bid_size, yes_ask::text AS yes_ask, yes_ask_size::text AS yes_ask_size,
            no_bid::text AS no_bid, no_ask::text AS no_ask, last_price::text AS last_price,
            last_size::text AS last_size, side, volume::text AS volume, open_interest::text AS open_interest, trade_id
-    FROM live_data.websocket_market_data WHERE venue = 'kalshi' AND event_type IN ('ticker', 'trade')
+    FROM live_data.websocket_market_data WHERE venue = 'kalshi' AND event_type IN ('ticker', 'trade', 'rest_trade')
 """
 INDEX_ROWS = """
-    SELECT 'print' AS kind, frame_no, NULL AS sid, NULL AS seq, "timestamp" AS time, symbol, price::text AS price,
-           size::text AS size, side, trade_id::text AS trade_id
+    SELECT 'print' AS kind, false AS by_rest, frame_no, NULL AS sid, NULL AS seq, "timestamp" AS time, symbol,
+           price::text AS price, size::text AS size, side, trade_id::text AS trade_id
     FROM live_data.btc_price_log WHERE venue = 'cfbenchmarks'
 """
 

@@ -1,7 +1,8 @@
 """The process behind `KalshiOracle`: a fake Kalshi that writes down what it sent, and to whom.
 
 It serves what a recorder of one series asks for: the signed websocket with `ticker`, `trade`, `cfbenchmarks_value` and
-`market_lifecycle_v2` (on which nothing happens: all markets stay open), and `GET /markets`.
+`market_lifecycle_v2` (on which nothing happens: all markets stay open), `GET /markets`, and, when told to,
+`GET /markets/trades`.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import json
 import sys
 import time
 from base64 import b64decode
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from harness.haste import Haste
 from harness.kalshi_market import KINDS, Exchange
 from harness.kalshi_messages import CHANNELS_OF
-from harness.kalshi_rest import answer
+from harness.kalshi_rest import TRADES, answer, trades
 from harness.kalshi_session import Session
 from harness.venue_host import HostedVenue, json_response
 
@@ -57,7 +60,8 @@ class KalshiVenue(HostedVenue[Session]):
         super().__init__()
         self.key_id, self.key = key_id, Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key))
         self.exchange = Exchange.open_now(**world)
-        self.frozen_ns = self.rest_answers = self.unsigned = self.refused = 0
+        self.frozen_ns = self.rest_answers = self.trade_answers = self.unsigned = self.refused = 0
+        self.rest = False
 
     def now_ns(self) -> int:
         """The time of the exchange."""
@@ -72,8 +76,11 @@ class KalshiVenue(HostedVenue[Session]):
         url = urlsplit(request.path)
         if url.path != WEBSOCKET_PATH:
             self.rest_answers += 1
-            newest = self.exchange.newest(self.now_ns())
-            return json_response(socket, *answer(self.exchange, url.path, dict(parse_qsl(url.query)), newest))
+            newest, query = self.exchange.newest(self.now_ns()), dict(parse_qsl(url.query))
+            if self.rest and url.path == TRADES:
+                self.trade_answers += 1
+                return json_response(socket, 200, trades(self.exchange, query, newest))
+            return json_response(socket, *answer(self.exchange, url.path, query, newest))
         if self.refusing:
             self.refused += 1
             return socket.respond(503, "refusing")
@@ -104,6 +111,16 @@ class KalshiVenue(HostedVenue[Session]):
         for session in self.open_sessions:
             session.write(session.again(count))
 
+    def do_burst(self, seconds: float, times: int) -> None:
+        """Make so many times as many messages for a while."""
+        self.exchange = replace(self.exchange, haste=Haste(time.time_ns(), int(seconds * 1e9), times))
+        for session in self.open_sessions:
+            session.exchange = self.exchange
+
+    def do_rest(self, *, on: bool) -> None:
+        """Answer requests for trades."""
+        self.rest = on
+
     def do_live(self) -> dict[str, bool]:
         """Tell of which kinds a connection that is open now was sent something."""
         return {kind: any(getattr(session.sent, kind) for session in self.open_sessions) for kind in KINDS}
@@ -113,6 +130,7 @@ class KalshiVenue(HostedVenue[Session]):
         return {
             "exchange": vars(self.exchange),
             "rest_answers": self.rest_answers,
+            "trade_answers": self.trade_answers,
             "unsigned": self.unsigned,
             "refused": self.refused,
             "connections": [

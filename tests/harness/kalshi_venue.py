@@ -75,6 +75,10 @@ class KalshiOracle(VenueProcess):
             "key_file": str(self.key_file),
         }
 
+    async def rest(self, *, on: bool = True) -> None:
+        """Answer REST requests for trades, or not."""
+        await self.order("rest", on=on)
+
     async def ledger(self) -> KalshiLedger:
         """What was sent until now."""
         return KalshiLedger.from_venue(await self.order("ledger"))

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
 
+from harness.haste import Haste
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SIDES = ("buy", "sell")
 # Prices move within one per cent above this one, whatever the product.
@@ -90,13 +92,15 @@ class Market:
     first_id: int
     start_ns: int
     step_ns: int
+    haste: tuple[int, int, int] = Haste()
 
     def trade(self, trade_id: int) -> Trade:
         """Compute the trade of that number."""
         dice = hashlib.blake2b(f"{self.product} {trade_id}".encode(), digest_size=48).hexdigest()
         cents = LOWEST_CENTS + int(dice[64:72], 16) % CENTS
         lots = 1 + int(dice[72:84], 16) % 300_000_000
-        microseconds = (self.start_ns + (trade_id - self.first_id) * self.step_ns) // 1000
+        due_ns = self.start_ns + (trade_id - self.first_id) * self.step_ns
+        microseconds = Haste(*self.haste).clock_ns(due_ns) // 1000
         return Trade(
             product=self.product,
             trade_id=trade_id,
@@ -110,4 +114,4 @@ class Market:
 
     def newest_id(self, now_ns: int | None = None) -> int:
         """The number of the last trade made by then."""
-        return self.first_id + ((now_ns or time.time_ns()) - self.start_ns) // self.step_ns
+        return self.first_id + (Haste(*self.haste).made_ns(now_ns or time.time_ns()) - self.start_ns) // self.step_ns

@@ -2,7 +2,8 @@
 
 * I1 conservation: every trade in a spooled frame up to the committed offset is a row once, or quarantined
 * I2 no invention: every row equals the trade that the market makes under its number, and leads to its frame
-* I3 honest gaps: a trade between the first and the newest row is a row, quarantined, or declared missing
+* I3 honest gaps: a trade between the first and the newest row came by the socket, or is declared missing, also where
+  it is a row by now because REST was asked for it
 * books: every frame up to the offset has exactly one outcome
 """
 
@@ -107,6 +108,7 @@ class Spooled:
     """The frames up to the offset in which each trade lies in the spool, and how far back the spool goes."""
 
     trades: dict[Key, list[int]] = field(default_factory=dict)
+    frames: dict[int, Key] = field(default_factory=dict)
     oldest: int = 0
 
 
@@ -149,6 +151,7 @@ def read_trades(spool: Path, books: Books, report: Report) -> Spooled:
             if isinstance(message, dict) and message.get("type") in {"match", "last_match"}:
                 key = message["product_id"], message["trade_id"]
                 spooled.trades.setdefault(key, []).append(frame.frame_no)
+                spooled.frames[frame.frame_no] = key
     report.spooled_trades = len(spooled.trades)
     return spooled
 
@@ -167,7 +170,6 @@ def check_conservation(books: Books, spooled: Spooled, report: Report) -> None:
 
 def check_rows(books: Books, spooled: Spooled, ledger: Ledger, report: Report) -> None:
     """I2: every column, and the way back to the frame."""
-    trade_of = {frame_no: key for key, frames in spooled.trades.items() for frame_no in frames}
     for row in books.rows:
         key = symbol, trade_id = key_of(row)
         market = ledger.markets.get(symbol)
@@ -182,13 +184,17 @@ def check_rows(books: Books, spooled: Spooled, ledger: Ledger, report: Report) -
             report.altered.append((key, f"{found} instead of {expected}"))
         # What came by REST lies in frames of another shape, so there only a wrong frame is a fault.
         unknown = key if ledger.rest_answers or (row["frame_no"] or 0) < spooled.oldest else None
-        if trade_of.get(row["frame_no"], unknown) != key:
+        if spooled.frames.get(row["frame_no"], unknown) != key:
             report.misplaced.append((key, row["frame_no"], spooled.trades.get(key)))
 
 
 def check_gaps(books: Books, spooled: Spooled, ledger: Ledger, report: Report) -> None:
     """I3; a gap without an end declares nothing, because rows above it show that it ended."""
-    quarantined = {key for key, frames in spooled.trades.items() if not books.quarantined.isdisjoint(frames)}
+    heard = {key for key, frames in spooled.trades.items() if not books.quarantined.isdisjoint(frames)}
+    for row in books.rows:
+        # One that came by both, and by REST first, is a row of REST: the socket's frame is a duplicate.
+        if not came_by_rest(row, spooled, ledger) or key_of(row) in spooled.trades:
+            heard.add(key_of(row))
     for product in ledger.markets:
         stored = ranges_of(int(row["trade_id"]) for row in books.rows if row["symbol"] == product)
         if not stored:
@@ -196,17 +202,22 @@ def check_gaps(books: Books, spooled: Spooled, ledger: Ledger, report: Report) -
             continue
         first, newest = stored[0][0], stored[-1][1]
         report.open_tail += max(0, ledger.highest(product) - newest)
-        accounted = stored + ranges_of(number for symbol, number in quarantined if symbol == product)
+        accounted = ranges_of(number for symbol, number in heard if symbol == product)
         declared = [
             (gap["from_seq"], gap["to_seq"])
             for gap in books.gaps
             if gap["scope"] == product and gap["to_seq"] is not None
         ]
-        missing = missing_from(merge(accounted), first, newest)
         undeclared = missing_from(merge(accounted + declared), first, newest)
         report.undeclared += [(product, *each) for each in undeclared]
+        missing = missing_from(merge(accounted + stored + undeclared), first, newest)
         report.declared_missing += sum(last - low + 1 for low, last in missing)
-        report.declared_missing -= sum(last - low + 1 for low, last in undeclared)
+
+
+def came_by_rest(row: Any, spooled: Spooled, ledger: Ledger) -> bool:
+    """Tell whether a row is of an answer of REST: its frame is in the spool, and holds no trade of the socket."""
+    frame_no = row["frame_no"] or 0
+    return bool(ledger.rest_answers) and frame_no >= spooled.oldest and frame_no not in spooled.frames
 
 
 def ranges_of(numbers: Iterable[int]) -> list[tuple[int, int]]:

@@ -90,6 +90,7 @@ class PostgresServer:
         self.folder = short_folder("recio-pg-")
         self.data = self.folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
+        self.address = ""
         if pristine is None:
             self._initdb()
         else:
@@ -108,6 +109,18 @@ class PostgresServer:
     def dsn(self, dbname: str = "postgres") -> str:
         """Where to find a database of this server."""
         return f"postgresql://recio@/{dbname}?host={self.folder}"
+
+    def listen(self, address: str) -> None:
+        """Take connections by TCP too, from the next start on, of anybody in a network that only the test has."""
+        self.address = address
+        with (self.data / "postgresql.conf").open("a") as conf:
+            conf.write(f"listen_addresses = '{address}'\n")
+        with (self.data / "pg_hba.conf").open("a") as rules:
+            rules.write(f"host all all {address}/24 trust\n")
+
+    def tcp_dsn(self, dbname: str) -> str:
+        """Where to find a database of this server by TCP."""
+        return f"postgresql://recio@{self.address}:{SOCKET_NAME.rpartition('.')[2]}/{dbname}"
 
     @property
     def socket(self) -> Path:

@@ -85,6 +85,10 @@ class VenueProcess:
         """Send the last trades again."""
         await self.order("repeat", count=count)
 
+    async def burst(self, seconds: float, times: int) -> None:
+        """Trade so many times as much for a while."""
+        await self.order("burst", seconds=seconds, times=times)
+
     async def disconnect(self) -> None:
         """Cut every connection without a word."""
         await self.order("disconnect")

@@ -6,9 +6,11 @@ import asyncio
 import json
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
+from harness.haste import Haste
 from harness.market import Market
 from harness.venue_host import HostedVenue, json_response
 from harness.venue_session import Session
@@ -86,6 +88,11 @@ class Venue(HostedVenue[Session]):
         for session in self.open_sessions:
             for product, cursor in session.cursors.items():
                 session.write(session.matches(product, range(cursor - count + 1, cursor + 1)))
+
+    def do_burst(self, seconds: float, times: int) -> None:
+        """Trade so many times as much for a while."""
+        haste = Haste(time.time_ns(), int(seconds * 1e9), times)
+        self.markets = {product: replace(market, haste=haste) for product, market in self.markets.items()}
 
     def do_rest(self, *, on: bool) -> None:
         """Answer requests for trades."""

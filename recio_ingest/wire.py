@@ -1,0 +1,23 @@
+"""How long a connection whose packets vanish is taken for alive. The kernel would try for a quarter of an hour."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+# What was sent and not acknowledged, or a probe of a silent line that was not answered.
+UNANSWERED_S = 10
+# A line is silent while the peer works; from then on the kernel asks whether it is there.
+SILENT_S, PROBE_EVERY_S = 5, 2
+
+
+def give_up_in_time(transport: asyncio.BaseTransport) -> None:
+    """Let the kernel end a TCP connection that is not answered for `SILENT_S + UNANSWERED_S`."""
+    carrier = transport.get_extra_info("socket")
+    limit = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux
+    if limit is None or carrier is None or carrier.family == socket.AF_UNIX:
+        return
+    carrier.setsockopt(socket.IPPROTO_TCP, limit, UNANSWERED_S * 1000)
+    carrier.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    carrier.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENT_S)
+    carrier.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_EVERY_S)

@@ -1,2 +1,0 @@
--- Holds the number.
-SELECT 1;
