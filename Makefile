@@ -27,11 +27,11 @@ demo: setup ## run against simulated venues on loopback, with an embedded Postgr
 run: setup ## run against the live venues (configuration: RECIO_CONFIG, or the defaults)
 	$(BIN)/recio-ingest
 
-# The runs of counted faults wait more than they work: beside them the other tests cost no time, and two files of each at
-# once neither. What measures latency has the machine to itself.
+# The runs of counted faults wait more than they work: beside them the other tests cost no time, nor do
+# two files of them at once. What measures latency has the machine to itself.
 test: setup lint types ## every check and every test
 	@$(BIN)/python -m pytest $(FILES) tests/faults > .pytest_faults.log 2>&1 & faults=$$!; failed=0; \
-	$(BIN)/python -m pytest $(FILES) --ignore=tests/faults --ignore=$(LATENCY) || failed=1; \
+	$(BIN)/python -m pytest --ignore=tests/faults --ignore=$(LATENCY) || failed=1; \
 	wait $$faults || failed=1; cat .pytest_faults.log; \
 	$(BIN)/python -m pytest $(LATENCY) || failed=1; \
 	exit $$failed

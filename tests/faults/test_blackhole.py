@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 from harness.daemon import Daemon
 from harness.databases import build_template, execute
+from harness.full import only_in_full
 from harness.metrics import logged
 from harness.networks import ADDRESSES, heal, inside, living_in, swallow, two_networks
 from harness.oracle import check
@@ -137,6 +138,7 @@ async def test_a_blackholed_database(pristine_cluster: Path, tmp_path: Path, whe
     await _with_server(pristine_cluster, when[:2], lambda server, theirs: _blackhole(tmp_path, server, theirs, when))
 
 
+@only_in_full
 async def test_a_stop_meanwhile(pristine_cluster: Path, tmp_path: Path) -> None:
     """SIGTERM while a COMMIT hangs in the dark: the daemon ends in time, and the next start ships the rest, once."""
     await _with_server(pristine_cluster, "st", lambda server, theirs: _stop(tmp_path, server, theirs))

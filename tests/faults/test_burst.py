@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from harness import kalshi_oracle, oracle
 from harness.daemon import Daemon
+from harness.full import only_in_full
 from harness.kalshi_venue import KalshiOracle
 from harness.metrics import log
 from harness.progress import market_rows_stored, scalar, settle, settle_kalshi, trades_stored
@@ -68,6 +69,7 @@ class Watch:
         return time.monotonic() - began_s
 
 
+@only_in_full
 async def test_a_burst(database: str, tmp_path: Path) -> None:
     """W22: nothing is shed, no connection ends, memory is bounded, health is told, and the lag is soon as before."""
     async with (

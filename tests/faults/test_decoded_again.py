@@ -19,6 +19,7 @@ import asyncpg
 import pytest
 from harness.daemon import Daemon
 from harness.databases import PROGRAM, build_template, execute
+from harness.full import only_in_full
 from harness.kalshi_live import Venue, at
 from harness.kalshi_venue import KalshiOracle
 from harness.progress import commits_since, market_rows_stored, offset, scalar, settle, settle_kalshi
@@ -208,6 +209,7 @@ async def cut_anywhere(dsn: str, files: list[Path], dice: random.Random) -> int:
     return batches
 
 
+@only_in_full
 async def test_lives_of_markets(private_postgres: PostgresServer, tmp_path: Path) -> None:
     """Markets that open, close and are settled, with and without a key, and odd messages: cut anywhere, the same."""
     began_s, dsn = time.monotonic(), await fresh(private_postgres, "first")

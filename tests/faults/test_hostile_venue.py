@@ -122,8 +122,8 @@ async def test_one_fault_after_another(database: str, tmp_path: Path) -> None:
     gaps = await _gaps(database)
     assert [gap["cause"] for gap in gaps[:4]] == CAUSES
     for gap, gone_s, came_s in zip(gaps[:4], hostile.gone_s[1:], hostile.gone_s[2:], strict=False):
-        assert abs(gap["begin_s"] - gone_s) < 0.1  # the trade before the fault
-        assert abs(gap["end_s"] - came_s) < 0.1  # the first message after it
+        assert abs(gap["begin_s"] - gone_s) < 0.5  # the trade before the fault
+        assert abs(gap["end_s"] - came_s) < 0.5  # the first message after it
     assert await scalar(database, STORED) == 5 + 3
     assert await scalar(database, "SELECT count(*) FROM ingest.gaps WHERE feed = 'kalshi' AND cause <> 'shutdown'") == 0
     assert await scalar(database, "SELECT duplicate_frames FROM ingest.offsets WHERE stream = 'live'") == 1

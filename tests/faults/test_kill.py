@@ -12,6 +12,7 @@ import pytest
 from harness import kalshi_oracle, oracle
 from harness.daemon import Daemon
 from harness.databases import execute
+from harness.full import FULL
 from harness.kalshi_venue import KalshiOracle
 from harness.progress import commits_since, market_rows_stored, offset, settle, settle_kalshi
 from harness.venue import OracleVenue
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
     from harness.postgres import PostgresServer
 
 RATE, KALSHI_RATE = 2000, 500
-DAEMON_KILLS = 50
-SERVER_KILLS = 20
+DAEMON_KILLS = 50 if FULL else 20
+SERVER_KILLS = 20 if FULL else 8
 # One kill in so many falls into the start, whatever it does there: migrating, locking, reading its offset.
 START_KILLS = 5
 COMMIT_WITHIN_S = 10.0
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(170)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 
 def seeded() -> random.Random:

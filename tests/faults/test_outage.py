@@ -77,7 +77,7 @@ async def drained(daemon: Daemon) -> None:
         status = await daemon.status()
         return bool(status["database"]["up"] and status["books"]["spooled"] < 10)
 
-    await until(empty, within_s=90, what="the spool to drain", every_s=0.1)
+    await until(empty, within_s=200, what="the spool to drain", every_s=0.1)
 
 
 async def fingerprint(dsn: str) -> tuple[int, int, str]:

@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from harness.daemon import Daemon
+from harness.full import only_in_full
 from harness.kalshi_client import ED, START, simulated
 from harness.kalshi_live import Venue, at
 from harness.metrics import Metrics
@@ -32,7 +33,7 @@ HOLES = """
      WHERE feed = 'coinbase' AND cause = 'sequence'
 """
 OPEN = HOLES + " AND repaired_at IS NULL AND given_up_at IS NULL"
-WITHIN_S = 30.0
+WITHIN_S = 90.0
 
 
 async def found(dsn: str, query: str) -> list[Any]:
@@ -276,6 +277,7 @@ STATE_GAPS = """
 HOUR_S = 3.0
 
 
+@only_in_full
 async def test_markets_that_came_and_went_are_described(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

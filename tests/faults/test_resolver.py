@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from harness import kalshi_oracle, oracle
 from harness.daemon import Daemon
+from harness.full import only_in_full
 from harness.kalshi_venue import KalshiOracle
 from harness.metrics import Metrics, logged
 from harness.networks import living_in, two_networks
@@ -32,6 +33,7 @@ LATE_MS = 1000.0
 pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 
 
+@only_in_full
 async def test_a_resolver_that_hangs(database: str, tmp_path: Path) -> None:
     """W26: no name server answers: the other venue is recorded, SIGTERM ends the daemon, an answer mends it all."""
     with two_networks("dns") as (ours, _):
