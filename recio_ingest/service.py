@@ -41,7 +41,7 @@ DRAIN_S = 20.0
 EMBEDDED_WITHIN_S = 2.0
 # Frames of all feeds are shipped in one order. One that sends as fast as it is read (26,000 a second, seen) made those
 # of the other wait half a second; a lively venue sends some hundreds, and what is over this waits in its own socket.
-SHARE_FRAMES_PER_S = 10_000.0
+SHARE_FRAMES_PER_S = 5_000.0
 PARTITIONS_EVERY_S = 3600.0
 PARTITIONS_RETRY_S = 30.0
 # A daemon that may not write to the database should find out before it records: a refused one leaves nothing behind.

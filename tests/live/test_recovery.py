@@ -125,7 +125,9 @@ async def test_a_right_that_is_given_back_is_used(tmp_path: Path, channel: str) 
             await venue.subscribed()
             await _is(stream, connected=True)
             assert venue.knocks("ed") == 1
-    assert _told(lines) == [("channel.refused", 10), ("channel.refused", 9)]
+    # An order that was under way when the right went names a subscription that is no more: code 7.
+    told = [each for each in _told(lines) if each != ("channel.error", 7)]
+    assert told == [("channel.refused", 10), ("channel.refused", 9)]
     assert [line["channel"] for line in lines if line["event"] == "channel.confirmed"] == [channel]
 
 
