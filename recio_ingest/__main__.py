@@ -92,8 +92,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     mode.add_argument("--demo", action="store_true", help="run against simulated venues on loopback")
     mode.add_argument("--version", action="version", version=f"recio-ingest {report.VERSION}")
     arguments = parser.parse_args(argv)
-    once = ("migrate", "check_config", "replay", "replay_quarantine", "status")
-    arguments.lasting = not any(getattr(arguments, name) for name in once)
+    once = ("migrate", "check_config", "replay", "replay_quarantine", "backfill", "status")
+    arguments.lasting = all(getattr(arguments, name) in (None, False) for name in once)
     if arguments.adopt and not arguments.migrate:
         parser.error("--adopt goes with --migrate")
     if (arguments.feed or arguments.speed) and not arguments.replay:
