@@ -7,7 +7,6 @@ that is never finished, fragments without end, pings without end, a peer that wa
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection
@@ -15,6 +14,7 @@ from websockets.frames import CloseCode
 from websockets.protocol import State
 
 from recio_ingest.errors import PeerError
+from recio_ingest.wire import limit_unacknowledged
 
 # A venue that says nothing is found within the sum of these three: an answer awaited at the worst moment, and the
 # wait for the answer to our own close, whose default of 10 s would be added to every dead peer's detection. Whatever
@@ -24,7 +24,7 @@ SILENT_S = PING_INTERVAL_S + PING_TIMEOUT_S
 # Who looks so late has been asleep, and has not read what came meanwhile.
 ASLEEP_S = 1.0
 # What was sent and never acknowledged: the kernel would go on trying for a quarter of an hour.
-UNACKNOWLEDGED_MS = 8000
+UNACKNOWLEDGED_S = 8.0
 # The largest message of these channels is under 2 kB, the list of what is subscribed to under 100 kB; past this limit
 # the peer is closed with 1009.
 MAX_MESSAGE_BYTES = 2**20
@@ -54,10 +54,7 @@ class Guarded(ClientConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; a pause that is ours is not the peer's slowness."""
         super().connection_made(transport)
-        option = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux
-        carrier = transport.get_extra_info("socket")
-        if option is not None and carrier is not None:
-            carrier.setsockopt(socket.IPPROTO_TCP, option, UNACKNOWLEDGED_MS)
+        limit_unacknowledged(transport, UNACKNOWLEDGED_S)
         pause, resume = self.recv_messages.pause, self.recv_messages.resume
 
         def hold() -> None:

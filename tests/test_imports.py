@@ -21,10 +21,10 @@ WORDS = {
     "backfill.report", "backfill.second", "backfill.tables",
 }  # fmt: skip
 VENUES = {"decode"} | {name for name in MODULES if name.split(".")[0] == "feeds"}
-INSTRUMENTS = {"headers", "logs", "metrics", "notify"}
+INSTRUMENTS = {"headers", "logs", "metrics", "notify", "wire"}
 EDGES = {
     "cluster", "credentials", "embedded", "endings", "guard", "opening", "rest", "schema", "segments", "spool",
-    "spool_folder", "store", "stream", "wire", "backfill.door", "backfill.snapshot", "backfill.source",
+    "spool_folder", "store", "stream", "backfill.door", "backfill.snapshot", "backfill.source",
 }  # fmt: skip
 FLOWS = {
     "known", "poll", "repair", "replay", "ship", "backfill.load", "backfill.opened", "backfill.undo", "backfill.verify",
@@ -41,7 +41,6 @@ BESIDE = {
     "spool": {"segments", "spool_folder"},
     "spool_folder": {"segments"},
     "opening": {"credentials", "guard"},
-    "store": {"wire"},
     "stream": {"endings", "opening", "spool"},
 }
 """The edges that may know another edge; every edge not named here knows none."""
