@@ -22,7 +22,7 @@ from recio_ingest.backfill.source import Found
 from recio_ingest.backfill.tables import BadText, Kind, Table
 from recio_ingest.errors import MovedError, SchemaError
 from recio_ingest.faults import Fault, classify
-from recio_ingest.partitions import Partition
+from recio_ingest.partitions import monthly
 from recio_ingest.records import Micros, Quarantined
 from recio_ingest.sql import statement
 
@@ -97,7 +97,7 @@ class Door:
         self.table = found.table
         self.looks = True
         """Whether keys are looked up at all: no need in an empty table, until it turns out not to be."""
-        self._months: set[tuple[str, str]] = set()
+        self._months: set[str] = set()
 
     async def begin(self, snapshot: Any) -> Progress:  # noqa: ANN401  # a Snapshot
         """Find the load of this file's table, or write down that it begins. Raises SchemaError without its target."""
@@ -220,20 +220,12 @@ class Door:
         for day in days:
             if not _FIRST_DAY <= day <= latest:
                 continue
-            lower = (_EPOCH_2000 + timedelta(days=day)).replace(day=1)
-            for target in (self.table, self.table.companion):
-                if target is not None:
-                    await self._make_month(target, lower)
-
-    async def _make_month(self, target: Table, lower: datetime) -> None:
-        month = f"{lower:%Y%m}"
-        if (target.target, month) in self._months:
-            return
-        upper = lower.replace(year=lower.year + lower.month // 12, month=lower.month % 12 + 1)
-        name = f"{target.schema}.{target.target}"
-        partition = Partition(name, f"{name}_{month}", lower, upper)
-        await store.Store(self._connection).make_partition(partition, "timestamp")
-        self._months.add((target.target, month))
+            moment = _EPOCH_2000 + timedelta(days=day)
+            for target in filter(None, (self.table, self.table.companion)):
+                for month in monthly(f"{target.schema}.{target.target}", moment, moment):
+                    if month.name not in self._months:
+                        await store.Store(self._connection).make_partition(month, "timestamp")
+                        self._months.add(month.name)
 
     @staticmethod
     def _without_repeated(block: Block, places: Sequence[int], bad: list[Bad]) -> list[int]:
