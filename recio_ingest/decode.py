@@ -53,10 +53,9 @@ class Decoder:
         """Return the batch of these frames (at least one, in order)."""
         tables: dict[type[Row], list[Row]] = defaultdict(list)
         outcomes: dict[tuple[str, Outcome], int] = {}
-        gaps: dict[tuple[int, int], Gap] = {}
         quarantine: list[Quarantined] = []
-        repairs: list[Repaired] = []
         ledger: dict[tuple[int, ...], Gap | Repaired] = {}
+        answers = 0
         newest: dict[str, tuple[int, Micros]] = {}
         for frame in frames:
             try:
@@ -72,12 +71,12 @@ class Decoder:
             outcomes[feed, outcome] = outcomes.get((feed, outcome), 0) + 1
             for row in rows:
                 if isinstance(row, Gap):
-                    gaps[row.frame_no, row.gap_no] = ledger[row.frame_no, row.gap_no, len(repairs)] = row
+                    ledger[row.frame_no, row.gap_no, answers] = row
                 elif isinstance(row, Quarantined):
                     quarantine.append(row)
                 elif isinstance(row, Repaired):
-                    ledger[(len(repairs),)] = row
-                    repairs.append(row)
+                    ledger[(answers,)] = row
+                    answers += 1
                 else:
                     tables[type(row)].append(row)
             if venue_time is not None:
@@ -92,11 +91,9 @@ class Decoder:
             state=self.state(),
             counts=counts,
             tables=dict(tables),
-            gaps=gaps,
             quarantine=quarantine,
             outcomes=outcomes,
             newest={name: Newest(*pair) for name, pair in newest.items()},
-            repairs=repairs,
             ledger=list(ledger.values()),
         )
 

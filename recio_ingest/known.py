@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
 
 from recio_ingest.records import Batch, Outcome, Row, trade_name
@@ -12,7 +12,7 @@ from recio_ingest.store import Store
 async def drop_known(opened: Store, batch: Batch) -> Batch:
     """Return the batch without trades that a table holds: a file may overlap with what is there."""
     rows = _rows(batch)
-    known, twice = await opened.known_trades(rows), _fetched_twice(batch)
+    known, twice = await opened.known_trades(rows), _fetched_twice(rows, batch.repaired())
     return without(batch, lambda row: trade_name(row) in known or (row.frame_no, row.row_no) in twice)
 
 
@@ -24,8 +24,9 @@ async def drop_repaired(opened: Store, batch: Batch) -> Batch:
     repaired = batch.repaired()
     if not repaired:
         return batch
-    known = await opened.known_trades([row for row in _rows(batch) if row.frame_no in repaired])
-    twice = _fetched_twice(batch)
+    rows = _rows(batch)
+    known = await opened.known_trades([row for row in rows if row.frame_no in repaired])
+    twice = _fetched_twice(rows, repaired)
     return without(
         batch,
         lambda row: row.frame_no in repaired and (trade_name(row) in known or (row.frame_no, row.row_no) in twice),
@@ -47,16 +48,13 @@ def _rows(batch: Batch) -> list[Row]:
     return [row for table in batch.tables.values() for row in table]
 
 
-def _fetched_twice(batch: Batch) -> set[tuple[int, int]]:
+def _fetched_twice(rows: Iterable[Row], repaired: Container[int]) -> set[tuple[int, int]]:
     """Return the rows that were fetched again and that an earlier frame of this very batch has.
 
     Shipped as they came, they would lie in two batches, and the table would have told.
     """
-    repaired = batch.repaired()
-    if not repaired:
-        return set()
     seen, twice = set(), set()
-    for row in sorted(_rows(batch), key=lambda row: (row.frame_no, row.row_no)):
+    for row in sorted(rows, key=lambda row: (row.frame_no, row.row_no)):
         name = trade_name(row)
         if name in seen and row.frame_no in repaired:
             twice.add((row.frame_no, row.row_no))

@@ -304,13 +304,21 @@ class Batch:
     state: dict[str, Any]
     counts: dict[Outcome, int]
     tables: dict[type[Row], list[Row]] = field(default_factory=dict)
-    gaps: dict[tuple[int, int], Gap] = field(default_factory=dict)
     quarantine: list[Quarantined] = field(default_factory=list)
     outcomes: dict[tuple[str, Outcome], int] = field(default_factory=dict)
     newest: dict[str, Newest] = field(default_factory=dict)
-    repairs: list[Repaired] = field(default_factory=list)
     ledger: list[Gap | Repaired] = field(default_factory=list)
-    """`gaps` and `repairs` in the order of the frames: a gap's newest state before each answer, and after the last."""
+    """What it does to gaps, in the order of the frames: a gap's newest state before each answer, and after the last."""
+
+    @property
+    def gaps(self) -> dict[tuple[int, int], Gap]:
+        """The newest state of each gap, by its name."""
+        return {(entry.frame_no, entry.gap_no): entry for entry in self.ledger if isinstance(entry, Gap)}
+
+    @property
+    def repairs(self) -> list[Repaired]:
+        """What each answer did."""
+        return [entry for entry in self.ledger if isinstance(entry, Repaired)]
 
     def repaired(self) -> Counter[int]:
         """Return how many rows each answer to a gap gives."""
