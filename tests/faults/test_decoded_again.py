@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 from harness.daemon import Daemon
-from harness.databases import PROGRAM, build_template, execute
+from harness.databases import build_template, execute, run_program
 from harness.full import only_in_full
 from harness.kalshi_live import Venue, at
 from harness.kalshi_venue import KalshiOracle
@@ -254,19 +254,6 @@ async def test_lives_of_markets(private_postgres: PostgresServer, tmp_path: Path
 
 async def replayed(folder: Path, dsn: str, files: list[Path]) -> str:
     """Run --replay; return what it said."""
-    process = await asyncio.create_subprocess_exec(
-        *[str(PROGRAM), "--replay", *map(str, files)],
-        env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(folder), "RECIO_DATABASE__DSN": dsn},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        async with asyncio.timeout(REPLAYED_WITHIN_S):
-            output, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode == 0, output.decode()
-    return output.decode()
+    code, output = await run_program(dsn, folder, "--replay", *files, within_s=REPLAYED_WITHIN_S)
+    assert code == 0, output
+    return output

@@ -7,10 +7,10 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from harness.daemon import Daemon
+from harness.databases import fetch
 from harness.full import only_in_full
 from harness.kalshi_client import ED, START, simulated
 from harness.kalshi_live import Venue, at
@@ -36,23 +36,14 @@ OPEN = HOLES + " AND repaired_at IS NULL AND given_up_at IS NULL"
 WITHIN_S = 90.0
 
 
-async def found(dsn: str, query: str) -> list[Any]:
-    """What a query answers."""
-    connection = await asyncpg.connect(dsn)
-    try:
-        return list(await connection.fetch(query))
-    finally:
-        await connection.close()
-
-
 async def repaired(dsn: str, at_least: int = 1) -> list[Any]:
     """Wait until no hole is left to repair; return them all."""
 
     async def look() -> bool:
-        return len(await found(dsn, HOLES)) >= at_least and not await found(dsn, OPEN)
+        return len(await fetch(dsn, HOLES)) >= at_least and not await fetch(dsn, OPEN)
 
     await until(look, within_s=WITHIN_S, what="the holes to be filled", every_s=0.1)
-    return await found(dsn, HOLES)
+    return await fetch(dsn, HOLES)
 
 
 @pytest.mark.parametrize("fault", ["skip", "disconnect", "kill"])
@@ -96,7 +87,7 @@ async def test_killed_while_it_repairs(database: str, tmp_path: Path) -> None:
         await commits_since(database, await offset(database))
 
         async def open_hole() -> bool:
-            return bool(await found(database, OPEN))
+            return bool(await fetch(database, OPEN))
 
         await until(open_hole, within_s=WITHIN_S, what="the hole to be declared", every_s=0.05)
         await venue.rest()
@@ -129,7 +120,7 @@ async def test_without_rest_it_stays_open(database: str, tmp_path: Path) -> None
             return "repair.failed" in daemon.stderr + daemon.stdout
 
         await until(waiting, within_s=WITHIN_S, what="a question that is not answered", every_s=0.1)
-        (hole,) = await found(database, HOLES)
+        (hole,) = await fetch(database, HOLES)
         assert (hole["recovered"], hole["repaired_at"], hole["given_up_at"]) == (0, None, None)
         await venue.rest()
         await repaired(database)
@@ -186,17 +177,17 @@ async def test_markets_trades_come_too(database: str, tmp_path: Path) -> None:
             if missed_from_ms - 3000 <= trade.ts_ms <= upto_ms
         }
 
-    stored = await found(database, "SELECT trade_id, event_type FROM live_data.websocket_market_data "
+    stored = await fetch(database, "SELECT trade_id, event_type FROM live_data.websocket_market_data "
                                    "WHERE trade_id IS NOT NULL")  # fmt: skip
     ids = [row["trade_id"] for row in stored]
     assert len(ids) == len(set(ids))
     assert made <= set(ids)
-    (gap,) = await found(database, MARKET_GAPS)
+    (gap,) = await fetch(database, MARKET_GAPS)
     late = sum(row["event_type"] == "rest_trade" for row in stored)
     assert late > 0
     assert gap["recovered"] == gap["expected"] == late
     assert gap["repaired_at"]
-    assert await found(database, "SELECT frame_no FROM ingest.quarantine") == []
+    assert await fetch(database, "SELECT frame_no FROM ingest.quarantine") == []
 
 
 SEQUENCE_GAPS = """
@@ -228,7 +219,7 @@ async def a_trade_comes(venue: Venue, dsn: str) -> None:
     before = made(venue)
 
     async def look() -> bool:
-        stored = await found(dsn, "SELECT trade_id FROM live_data.websocket_market_data WHERE event_type = 'trade'")
+        stored = await fetch(dsn, "SELECT trade_id FROM live_data.websocket_market_data WHERE event_type = 'trade'")
         return bool((made(venue) - before) & {row["trade_id"] for row in stored})
 
     await until(look, within_s=WITHIN_S, what="a trade that comes", every_s=0.1)
@@ -248,17 +239,17 @@ async def test_lost_numbers_of_markets_come_back(database: str, tmp_path: Path) 
                 lost.append(await lose_trades(venue))
 
             async def whole() -> bool:
-                gaps = await found(database, SEQUENCE_GAPS)
+                gaps = await fetch(database, SEQUENCE_GAPS)
                 return len(gaps) == len(lost) and all(gap["repaired_at"] or gap["given_up_why"] for gap in gaps)
 
             await until(whole, within_s=90, what="both holes to be closed", every_s=0.2)
             assert await daemon.terminate() == 0
 
-    gaps = await found(database, SEQUENCE_GAPS)
+    gaps = await fetch(database, SEQUENCE_GAPS)
     assert [gap["expected"] for gap in gaps] == [len(each) for each in lost]
     # More came where the seconds around a hole reach back before the subscription.
     assert all(gap["repaired_at"] and gap["recovered"] >= gap["expected"] for gap in gaps)
-    stored = await found(database, "SELECT trade_id, event_type FROM live_data.websocket_market_data "
+    stored = await fetch(database, "SELECT trade_id, event_type FROM live_data.websocket_market_data "
                                    "WHERE trade_id IS NOT NULL")  # fmt: skip
     assert len(stored) == len({row["trade_id"] for row in stored})
     late = [row["trade_id"] for row in stored if row["event_type"] == "rest_trade"]
@@ -305,7 +296,7 @@ async def test_markets_that_came_and_went_are_described(
             await until(partial(_true, database, query), within_s=90, what="the state", every_s=0.2)
             assert await daemon.terminate() == 0
 
-    states = {row["ticker"]: row for row in await found(database, STATES)}
+    states = {row["ticker"]: row for row in await fetch(database, STATES)}
     cents = {ticker: strike.event.value_cents for ticker, strike in settled.items()}
     assert {t: (states[t]["status"], states[t]["result"]) for t in settled} == {
         t: ("finalized", s.event.result(s)) for t, s in settled.items()
@@ -313,12 +304,12 @@ async def test_markets_that_came_and_went_are_described(
     assert {t: round(states[t]["expiration_value"] * 100) for t in settled} == cents
     assert all(states[t]["settlement_time"].timestamp() == s.event.settled_s for t, s in settled.items())
     assert {strike.ticker for strike in event.strikes} <= settled.keys()
-    (gap,) = await found(database, STATE_GAPS)
+    (gap,) = await fetch(database, STATE_GAPS)
     assert gap["repaired_as"] == "state"
     assert gap["recovered"] == gap["expected"] >= len(event.strikes)
     steps = "SELECT count(*) FROM live_data.websocket_market_data WHERE event_type = 'settled' AND ticker = $1"
     assert await scalar(database, steps, event.strikes[0].ticker) == 0  # the steps are not told again
-    assert await found(database, "SELECT frame_no FROM ingest.quarantine") == []
+    assert await fetch(database, "SELECT frame_no FROM ingest.quarantine") == []
 
 
 async def _true(dsn: str, query: str) -> bool:

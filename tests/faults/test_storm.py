@@ -12,12 +12,12 @@ import os
 import random
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import asyncpg
 import pytest
 from harness import kalshi_oracle, oracle
 from harness.daemon import Daemon
+from harness.databases import fetch
 from harness.kalshi_venue import KalshiOracle
 from harness.progress import commits_since, offset, scalar, settle, settle_kalshi
 from harness.venue import OracleVenue
@@ -94,7 +94,7 @@ async def test_a_storm(database: str, tmp_path: Path) -> None:
         assert await daemon.terminate() == 0
     report = await oracle.check(database, daemon.spool, ledger)
     kalshi_report = await kalshi_oracle.check(database, daemon.spool, kalshi_ledger)
-    gaps = [dict(row) for row in await _fetch(database, GAPS)]
+    gaps = [dict(row) for row in await fetch(database, GAPS)]
     print(f"seed {seed}", dict(done), *gaps, report, kalshi_report, sep="\n")
     report.assert_clean()
     kalshi_report.assert_clean()
@@ -107,11 +107,3 @@ async def test_a_storm(database: str, tmp_path: Path) -> None:
 
 async def _no_gap_left(dsn: str) -> bool:
     return bool(await scalar(dsn, OPEN) == 0)
-
-
-async def _fetch(dsn: str, query: str) -> list[Any]:
-    connection = await asyncpg.connect(dsn)
-    try:
-        return list(await connection.fetch(query))
-    finally:
-        await connection.close()

@@ -26,28 +26,38 @@ MIGRATE_WITHIN_S = 60.0
 async def build_template(dsn: str) -> None:
     """Bring an empty database to the product's schema, by the product's own command."""
     with tempfile.TemporaryDirectory(prefix="recio-migrate-") as folder:
-        process = await asyncio.create_subprocess_exec(
-            PROGRAM,
-            "--migrate",
-            env={
-                "PATH": os.environ.get("PATH", os.defpath),
-                "HOME": folder,
-                "RECIO_STATE_DIR": folder,
-                "RECIO_DATABASE__DSN": dsn,
-            },
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        try:
-            async with asyncio.timeout(MIGRATE_WITHIN_S):
-                output, _ = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-    if process.returncode:
-        raise RuntimeError(f"--migrate ended with {process.returncode}:\n{output.decode(errors='replace')}")
+        code, output = await run_program(dsn, Path(folder), "--migrate", within_s=MIGRATE_WITHIN_S)
+    if code:
+        raise RuntimeError(f"--migrate ended with {code}:\n{output}")
+
+
+async def run_program(dsn: str, home: Path, *arguments: object, within_s: float) -> tuple[int, str]:
+    """Run the installed program on a database to its end; return its exit code and all that it said."""
+    process = await asyncio.create_subprocess_exec(
+        PROGRAM,
+        *map(str, arguments),
+        env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(home), "RECIO_DATABASE__DSN": dsn},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(within_s):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode or 0, output.decode(errors="replace")
+
+
+async def fetch(dsn: str, query: str) -> list[asyncpg.Record]:
+    """Ask a question over a connection of its own."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        return list(await connection.fetch(query))
+    finally:
+        await connection.close()
 
 
 async def execute(dsn: str, *statements: str) -> None:
