@@ -1,7 +1,7 @@
 """A venue that costs almost nothing: messages made beforehand, written to the socket in blocks of whole frames.
 
-`python -m benchmarks.blaster VENUE COUNT RATE`: prints its port, then serves every connection that subscribes `COUNT`
-messages at `RATE` a second (0: as fast as the socket takes them). Coinbase sends a ticker after every match, as the
+`python -m benchmarks.blaster VENUE COUNT RATE`: prints its port, then sends `COUNT` messages, each once, to whoever
+subscribes, at `RATE` a second (0: as fast as the socket takes them). Coinbase sends a ticker after every match, as the
 venue's recorded stream has it; Kalshi sends tickers.
 """
 
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,8 +99,8 @@ def rest(connection: ServerConnection, request: Request) -> Response | None:
     return response
 
 
-async def serve_one(connection: ServerConnection, name: str, blocks: list[bytes], rate: float) -> None:
-    """Answer the subscription, then write blocks at the rate."""
+async def serve_one(connection: ServerConnection, name: str, blocks: Iterator[bytes], rate: float) -> None:
+    """Answer the subscription, then write the blocks that nobody was sent, at the rate."""
     started = False
     while not started:
         order = json.loads(await connection.recv())
@@ -129,7 +129,7 @@ async def main(name: str, count: int, rate: float) -> None:
     """Serve until the standard input ends."""
     frames = [frame(message) for message in VENUES[name][0](count)]
     size = BLOCK if rate == 0 or rate > 5000 else 1
-    blocks = [b"".join(frames[at : at + size]) for at in range(0, len(frames), size)]
+    blocks = iter([b"".join(frames[at : at + size]) for at in range(0, len(frames), size)])
     del frames
     async with serve(
         lambda connection: serve_one(connection, name, blocks, rate),

@@ -22,7 +22,7 @@ FRAMES = 1_200_000
 RATE = 25_000
 # Beside the other tests, on two cores that are lent: 41,500 on a good day, 7,400 seen. Twice the usual load catches up.
 DRAIN_AT_LEAST = 4_000
-FLAT_WITHIN = 0.15
+FLAT_WITHIN = 0.10
 # By now queues and caches of the outage are as large as they get.
 SETTLED_FRAMES = 150_000
 
