@@ -353,7 +353,7 @@ SELECT DISTINCT ON (frame_no) frame_no, reason FROM ingest.quarantine WHERE stre
 -- backfill_fingerprints --
 -- PostgreSQL's half of the verification: for each block of rows, those of this load apart ($1), how many there are, the
 -- sum of their fingerprints, and what every column holds. The same is computed from the file, by other means.
-SELECT ('x' || left(md5({key}), 3))::bit(10)::int AS block, backfill_id IS NOT DISTINCT FROM $1 AS mine,
+SELECT {block} AS block, backfill_id IS NOT DISTINCT FROM $1 AS mine,
        count(*), sum(('x' || left(md5({row}), 16))::bit(64)::bigint), {figures}
   FROM {leaf} WHERE {fixed} GROUP BY 1, 2
 
@@ -378,6 +378,10 @@ SELECT EXISTS (
    WHERE i.indrelid = $1::text::regclass AND i.indisunique AND i.indisvalid AND i.indisready AND i.indpred IS NULL
      AND (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_attribute a
            WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)) IN ($2::text[], $3::text[]))
+
+-- backfill_hash --
+-- The blocks are some thousands, which the planner cannot know: without this it sorts whole rows on disk.
+SELECT set_config('work_mem', '64MB', true), set_config('enable_sort', 'off', true)
 
 -- backfill_patience --
 -- A verification may have its transaction idle while the file is read.

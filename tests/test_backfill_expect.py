@@ -7,6 +7,7 @@ import random
 import struct
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import asyncpg
@@ -14,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from recio_ingest.backfill import convert, expect, fingerprint, leaf
+from recio_ingest import numeric
+from recio_ingest.backfill import convert, expect, fingerprint, leaf, rules
 from recio_ingest.backfill.tables import TABLES, BadText, Column, Kind, Table
 
 BEGIN = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
@@ -115,7 +117,7 @@ def compared(rows: list[tuple[Any, ...]], ask: Callable[[bytes], list[asyncpg.Re
         for _, column, _ in each.reasons:
             bad[column].add(each.row[0])
     assert bad == refused, [(name, values[name][at]) for name in names for at in bad[name] ^ refused[name]]
-    head = convert.copy_head(len(names))
+    head = rules.copy_head(len(names))
     found = ask(BEGIN + b"".join(head + fields for fields in made.fields) + END)
     assert [each["id"] for each in found] == [row[0] for row in made.rows]
     for each in found:
@@ -208,3 +210,44 @@ def test_memory_is_bounded() -> None:
     assert len(known) <= expect.REMEMBERED
     assert known["x" * 1000] == "'" + "x" * 1000 + "'"
     assert "x" * 1000 not in known
+
+
+def test_columns_that_do_not_repeat_are_made_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column that is made all at once has the fields, keys and bad rows that it has value by value."""
+    columns = (("id", Kind.INTEGER), ("number", Kind.NUMERIC), ("label", Kind.TEXT))
+    table = Table("some", "pg_temp", "some", tuple(Column(name, kind) for name, kind in columns), key=("id",))
+    names = [name for name, _ in columns]
+    chance = random.Random(7)
+    rows = [(at, at, chance.randrange(-(10**9), 10**9) / 10 ** chance.randrange(8), f"T-{at}") for at in range(500)]
+    odd: list[tuple[Any, ...]] = [
+        (500, 500, "$1,250", None), (501, 501, float("inf"), "a"), (502, 502, 7, "a\x00"), (503, None, 0.5, "b"),
+    ]  # fmt: skip
+    blocks = [rows[:250], rows[250:], odd, [*rows[:3], *odd], []]
+
+    def made() -> list[convert.Block]:
+        converter = convert.Converter(table, names, ["INTEGER", "REAL", "TEXT"], {})
+        return [converter.convert(block) for block in blocks]
+
+    one_by_one = made()
+    monkeypatch.setattr(convert, "REMEMBERED", -1)
+    assert made() == one_by_one
+    assert [len(block.bad) for block in one_by_one] == [0, 0, 2, 2, 0]
+    assert one_by_one[0].fields[0] == b"".join(rules.rule_of(column)(rows[0][1 + at]) for at, column in enumerate(
+        table.columns))  # fmt: skip
+
+
+@given(number=st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.builds(lambda whole, scale: whole / 10**scale, st.integers(-(10**13), 10**13), st.integers(0, 6)),
+))  # fmt: skip
+@example(number=-0.0)
+@example(number=99_999_999.9999)
+@example(number=1e8)
+@example(number=-0.0001)
+@example(number=1e-5)
+@example(number=0.1 + 0.2)
+def test_a_real_keeps_the_digits_of_its_shortest_form(number: float) -> None:
+    """The short way from a REAL to its field gives what its text gives, the decimals that are shown included."""
+    shown = repr(number)
+    packed = numeric.encode(format(Decimal(shown), "f") if "e" in shown else shown)
+    assert rules.numeric_field(number) == struct.pack("!i", len(packed)) + packed

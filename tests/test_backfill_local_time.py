@@ -63,6 +63,25 @@ def test_a_time_of_day_is_on_or_after_its_row() -> None:
     assert local_time.on_its_day("00:10:00", *opened) == micros(datetime(2025, 7, 2, 4, 10, tzinfo=UTC))
 
 
+def test_plain_days_are_an_addition() -> None:
+    """Through the days about both changes of the clocks: the same instants, or the closer look is asked for."""
+    midnights = local_time.Midnights(NEW_YORK)
+    plain = []
+    for day in ("2025-03-07", "2025-03-08", "2025-03-09", "2025-03-10", "2025-10-31", "2025-11-01", "2025-11-02"):
+        midnight = midnights[day]
+        if midnight is None:
+            continue
+        plain.append(day)
+        for text, began in (("23:55:00", "23:50:00"), ("00:10:00", "23:50:00"), ("01:30:00", "01:30:00")):
+            wanted = local_time.on_its_day(text, day, began, NEW_YORK)
+            assert local_time.on_plain_day(text, midnight, began) == wanted
+        for odd in ("24:00:00", "23:60:00", "1:30:00", "01-30:00", "01:30:00.5", "", None, b"01:30:00"):
+            assert local_time.on_plain_day(odd, midnight, "00:00:00") is None
+            assert local_time.on_plain_day("01:30:00", midnight, odd) is None
+    assert plain == ["2025-03-07", "2025-03-10", "2025-10-31"]
+    assert [midnights[day] for day in ("2025-02-30", "9999-12-31", " 2025-06-02", None, 5, b"2025-06-02")] == [None] * 6
+
+
 def test_the_doubled_hours_are_found() -> None:
     """One a year, and none outside the days asked for."""
     assert list(local_time.doubled_hours(date(2024, 1, 1), date(2025, 11, 2), NEW_YORK)) == [

@@ -18,7 +18,7 @@ WORDS = {
     "__init__", "backoff", "errors", "faults", "flow", "momentum", "numeric", "partitions", "records", "settings",
     "sql", "strikes",
     "backfill", "backfill.convert", "backfill.expect", "backfill.fingerprint", "backfill.leaf", "backfill.local_time",
-    "backfill.report", "backfill.second", "backfill.tables",
+    "backfill.report", "backfill.rules", "backfill.second", "backfill.tables",
 }  # fmt: skip
 VENUES = {"decode"} | {name for name in MODULES if name.split(".")[0] == "feeds"}
 INSTRUMENTS = {"headers", "logs", "metrics", "notify", "wire"}

@@ -1,57 +1,24 @@
-"""SQLite values to the binary COPY fields of their target columns, by explicit rules.
+"""Rows of SQLite to the fields of binary COPY, column by column.
 
-SQLite's types are of the value and not of the column: `pnl INTEGER` holds 0.14, `strike TEXT` holds `$114,250`. So each
-target column has one rule for every type a value may have; a value that no rule covers is never guessed. A REAL keeps
-every digit of its shortest form (`repr`), and a column remembers the fields of its values, which repeat: a row of 29
-columns is made in one pass over 29 dictionaries, and only a row that stumbles is looked at value by value.
+The values of a column repeat, and a column remembers the fields of its values: what `rules` says is asked once of each.
+A row that stumbles is looked at value by value, and all its reasons are told.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
-from decimal import Context, Decimal, Inexact
-from functools import partial
-from math import isfinite
-from operator import itemgetter
-from struct import Struct
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import orjson
-
-from recio_ingest import numeric
 from recio_ingest.backfill import local_time
-from recio_ingest.backfill.tables import NEW_YORK, BadText, BadValue, Column, Kind, Table
+from recio_ingest.backfill.rules import BLANKS, NULL, Rule, moment, numeric_field, rule_of, together
+from recio_ingest.backfill.tables import NEW_YORK, BadValue, Column, Kind, Table
 
-NULL = b"\xff\xff\xff\xff"
-_LENGTH = Struct("!i").pack
-_BIGINT = Struct("!iq").pack
-_INT = Struct("!ii").pack
-_COUNT = Struct("!h").pack
-_TRUE, _FALSE = b"\0\0\0\1\1", b"\0\0\0\1\0"
-# PostgreSQL counts days and microseconds from 2000.
-_EPOCH_DAYS, _EPOCH_US = 730_120, 946_684_800_000_000
 # Of each column, some 5 MB at most: what repeats comes early. A day has 86,400 seconds.
 REMEMBERED, REMEMBERED_TIMES = 20_000, 86_400
 LONGEST_REMEMBERED = 40
 # Up to here an int and a float that compare equal also read the same.
 _SAME = 2**53
 _SHORTEST_STAMP = len("YYYY-MM-DDTHH:MM:SS")
-_LOW, _HIGH = -(2**63), 2**63 - 1
-_BLANKS = " \t\r\n"
-_NUMBER = re.compile(r"([+-]?)\$?([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
-_BOOLEANS = {"0": _FALSE, "false": _FALSE, "1": _TRUE, "true": _TRUE}
-_GROUP = 4
-_SHIFT = (10_000, 1_000, 100, 10, 1)
-_NUMERICS = [Struct(f"!ihhHh{count}H").pack for count in range(4)]
-_EXACT = Context(prec=2000, traps=[Inexact])
-
-Rule = Callable[[Any], bytes]
-
-
-class NeedsRowError(BadValue):
-    """The value alone is not enough: the row has to be looked at."""
 
 
 class Memo(dict[Any, bytes]):
@@ -62,9 +29,12 @@ class Memo(dict[Any, bytes]):
         self._rule = rule
         self._numbers = numbers
         self._limit = REMEMBERED_TIMES if column.kind is Kind.TIME else REMEMBERED
+        self._missed = 0
+        self._all = None if column.side else together(column.kind)
 
     def __missing__(self, value: Any) -> bytes:  # noqa: ANN401  # whatever SQLite holds
         field = self._rule(value)
+        self._missed += 1
         if len(self) < self._limit:
             if type(value) is str:
                 if len(value) <= LONGEST_REMEMBERED:
@@ -73,12 +43,12 @@ class Memo(dict[Any, bytes]):
                 self[value] = field
         return field
 
-
-class Open(dict[Any, bytes]):
-    """Stands for a column whose fields take the whole row: filled in afterwards."""
-
-    def __missing__(self, value: Any) -> bytes:  # noqa: ANN401  # whatever SQLite holds
-        return b""
+    def fields(self, values: Sequence[Any]) -> list[bytes]:
+        """Return the fields of a block's values. Raises BadValue if one has none."""
+        # What has been missed so often does not repeat, and is made of all values at once.
+        if self._all is not None and self._missed > REMEMBERED and (made := self._all(values)) is not None:
+            return made
+        return list(map(self.__getitem__, values))
 
 
 class Bad(NamedTuple):
@@ -121,9 +91,8 @@ class Converter:
         self._folds = folds
         places = {name: place for place, name in enumerate(names, 1)}
         self._places = [places[column.source_name] for column in table.columns]
-        self._pick = itemgetter(*self._places)
         self._by_name = places
-        self._rules = [_rule(column) for column in table.columns]
+        self._rules = [rule_of(column) for column in table.columns]
         # Closing times are of nearly every trade and, as times of day, of no use without the row's date.
         by_row = {"date", "time"} <= places.keys()
         self._timed = [
@@ -131,39 +100,68 @@ class Converter:
             for place, column in enumerate(table.columns)
             if by_row and column.kind is Kind.TIMESTAMP and column.zone == NEW_YORK
         ]
-        self._memos: list[dict[Any, bytes]] = [
+        self._memos = [
             Memo(column, rule, numbers=column.kind is not Kind.TEXT and bool(declared[place - 1].strip()))
             for column, rule, place in zip(table.columns, self._rules, self._places, strict=True)
         ]
-        for place in self._timed:
-            self._memos[place] = Open()
-        in_key = [place for place, column in enumerate(table.columns) if column.name in table.key]
-        one = itemgetter(*in_key)
-        self._key: Callable[[list[bytes]], bytes] = one if len(in_key) == 1 else lambda fields: b"".join(one(fields))
+        self._in_key = [place for place, column in enumerate(table.columns) if column.name in table.key]
         self._refers = next((place for place, column in enumerate(table.columns) if column.refers), None)
+        self._midnights = local_time.Midnights(NEW_YORK)
 
     def convert(self, rows: Sequence[tuple[Any, ...]]) -> Block:
         """Convert a block of rows `(rowid, *values)`; some hundreds of them stay in the processor's cache."""
-        block = Block([], [], [], [], [])
-        pick, memos, key, joined = self._pick, self._memos, self._key, b"".join
-        timed, columns, rules, places = self._timed, self._columns, self._rules, self._places
+        if not rows:
+            return Block([], [], [], [], [])
+        try:
+            return self._block(list(rows), self._all_fields(rows), [])
+        except BadValue:
+            pass
+        made: list[list[bytes]] = []
+        good, bad = [], []
         for row in rows:
-            try:
-                # Not strict: that costs 0.4 us a row, and both are as long as the table's columns.
-                fields = [memo[value] for memo, value in zip(memos, pick(row))]  # noqa: B905
-                for place in timed:
-                    fields[place] = self._field(columns[place], rules[place], row[places[place]], row)
-            except BadValue:
-                fields, reasons = self._look_closely(row)
-                if reasons:
-                    block.bad.append(Bad(row, tuple(reasons)))
-                    continue
-            block.rows.append(row)
-            block.keys.append(key(fields))
-            block.fields.append(joined(fields))
-            if self._refers is not None:
-                block.refers.append(fields[self._refers])
-        return block
+            fields, reasons = self._look_closely(row)
+            if reasons:
+                bad.append(Bad(row, tuple(reasons)))
+            else:
+                good.append(row)
+                made.append(fields)
+        return self._block(good, list(zip(*made, strict=True)), bad)
+
+    def _block(self, rows: list[tuple[Any, ...]], fields: Sequence[Sequence[bytes]], bad: list[Bad]) -> Block:
+        if not rows:
+            return Block([], [], [], [], bad)
+        join = b"".join
+        keys = [fields[place] for place in self._in_key]
+        return Block(
+            rows,
+            list(keys[0] if len(keys) == 1 else map(join, zip(*keys, strict=True))),
+            # The lengths are all the same; to look costs as much as to join.
+            list(map(join, zip(*fields))),  # noqa: B905
+            [] if self._refers is None else list(fields[self._refers]),
+            bad,
+        )
+
+    def _all_fields(self, rows: Sequence[tuple[Any, ...]]) -> list[list[bytes]]:
+        """Return the fields of a block, column by column. Raises BadValue if a value has none."""
+        values = list(zip(*rows, strict=True))
+        fields: list[list[bytes]] = []
+        for at, (memo, place) in enumerate(zip(self._memos, self._places, strict=True)):
+            fields.append([] if at in self._timed else memo.fields(values[place]))
+        for at in self._timed:
+            fields[at] = self._moments(at, rows, values)
+        return fields
+
+    def _moments(self, at: int, rows: Sequence[tuple[Any, ...]], values: Sequence[Sequence[Any]]) -> list[bytes]:
+        """Return the fields of a column of times of day; any other value is looked at with its row."""
+        column, rule, texts = self._columns[at], self._rules[at], values[self._places[at]]
+        days, times = (values[self._by_name[name]] for name in ("date", "time"))
+        midnights, on_plain_day = self._midnights, local_time.on_plain_day
+        fields: list[bytes] = []
+        for row, text, day, began in zip(rows, texts, days, times, strict=True):
+            midnight = midnights[day]
+            found = None if midnight is None else on_plain_day(text, midnight, began)
+            fields.append(self._field(column, rule, text, row) if found is None else moment(found))
+        return fields
 
     def _look_closely(self, row: tuple[Any, ...]) -> tuple[list[bytes], list[tuple[str, str, str]]]:
         fields: list[bytes] = []
@@ -181,15 +179,15 @@ class Converter:
         if column.side:
             return self._by_side(column, value, row)
         if column.kind is Kind.TIMESTAMP and type(value) is str:
-            text = value.strip(_BLANKS)
+            text = value.strip(BLANKS)
             if len(text) < _SHORTEST_STAMP and local_time.is_time_of_day(text):
-                return _moment(local_time.on_its_day(text, *self._entry(row), column.zone))
+                return moment(local_time.on_its_day(text, *self._entry(row), column.zone))
             if text:
-                return _moment(local_time.instant(text, column.zone, self._folds.get(row[0])))
+                return moment(local_time.instant(text, column.zone, self._folds.get(row[0])))
         return rule(value)
 
     def _by_side(self, column: Column, value: Any, row: tuple[Any, ...]) -> bytes:  # noqa: ANN401
-        field = _numeric(value)
+        field = numeric_field(value)
         side = row[self._by_name["side"]] if "side" in self._by_name else None
         if side not in {"yes", "no"} and field != NULL:
             raise BadValue("no_side", "a price, and the row does not say of which side")
@@ -199,211 +197,4 @@ class Converter:
         day, began = (row[self._by_name[name]] if name in self._by_name else None for name in ("date", "time"))
         if not isinstance(day, str) or not isinstance(began, str):
             raise BadValue("not_a_time", "a time of day, and the row has no day")
-        return day.strip(_BLANKS), began.strip(_BLANKS)
-
-
-def copy_head(columns: int) -> bytes:
-    """Return what begins each row of a binary COPY with so many fields."""
-    return _COUNT(columns)
-
-
-def text(value: str) -> bytes:
-    """Return the field of a text."""
-    data = value.encode()
-    return _LENGTH(len(data)) + data
-
-
-def bigint(value: int) -> bytes:
-    """Return the field of an integer of 64 bits."""
-    return _BIGINT(8, value)
-
-
-def _rule(column: Column) -> Rule:
-    if column.side:
-        return partial(_needs_row, required=column.required)
-    convert = partial(_timestamp, zone=column.zone) if column.kind is Kind.TIMESTAMP else _RULES[column.kind]
-    return partial(_required if column.required else _nullable, convert)
-
-
-def _needs_row(value: Any, *, required: bool) -> bytes:  # noqa: ANN401
-    if value is None and not required:
-        return NULL
-    raise NeedsRowError("needs_row", "")
-
-
-def _required(convert: Rule, value: Any) -> bytes:  # noqa: ANN401
-    field = NULL if value is None else convert(value)
-    if field == NULL:
-        raise BadValue("missing", "no value, and no row can do without")
-    return field
-
-
-def _nullable(convert: Rule, value: Any) -> bytes:  # noqa: ANN401
-    return NULL if value is None else convert(value)
-
-
-def _refuse(value: Any, wanted: str) -> BadValue:  # noqa: ANN401
-    if isinstance(value, BadText):
-        return BadValue("not_utf8", "text that is not UTF-8")
-    if isinstance(value, bytes):
-        return BadValue("blob", f"a blob of {len(value)} bytes")
-    if isinstance(value, float) and not isfinite(value):
-        return BadValue("not_finite", repr(value))
-    return BadValue(wanted, repr(value)[:100])
-
-
-def _plain(value: Any) -> str:  # noqa: ANN401
-    """Return the digits of a number, an empty text for a blank one. Raises BadValue."""
-    kind = type(value)
-    if kind is int:
-        return str(value)
-    if kind is float and isfinite(value):
-        shown = repr(value)
-        return format(Decimal(shown), "f") if "e" in shown else shown
-    if kind is not str:
-        raise _refuse(value, "not_a_number")
-    stripped = value.strip(_BLANKS)
-    if not stripped:
-        return ""
-    match = _NUMBER.fullmatch(stripped)
-    if match is None:
-        raise _refuse(value, "not_a_number")
-    sign, whole, fraction, exponent = match.groups("")
-    digits = f"{'-' if sign == '-' else ''}{whole.replace(',', '')}{fraction}"
-    return format(Decimal(digits + exponent), "f") if exponent else digits
-
-
-def _numeric(value: Any) -> bytes:  # noqa: ANN401
-    if type(value) is float and (short := _short(value)) is not None:
-        return short
-    plain = _plain(value)
-    if not plain:
-        return NULL
-    try:
-        data = numeric.encode(plain)
-    except ValueError:
-        raise BadValue("out_of_range", f"a number of {len(plain)} digits") from None
-    return _LENGTH(len(data)) + data
-
-
-def _short(value: float) -> bytes | None:
-    """Return the field of a REAL that is shown with at most eight digits before the point and four behind it.
-
-    The same as `numeric.encode`, in a third of its time: nearly every price is one of these.
-    """
-    whole, _, fraction = repr(abs(value)).partition(".")
-    scale = len(fraction)
-    if not 0 < scale <= _GROUP or len(whole) > 2 * _GROUP or not fraction.isdigit():
-        return None
-    last = int(fraction) * _SHIFT[scale]
-    high, low = divmod(int(whole), 10_000)
-    sign = 0x4000 if value < 0 else 0
-    if high:
-        groups = (high, low, last) if last else (high, low) if low else (high,)
-        weight = 1
-    elif low:
-        groups, weight = (low, last) if last else (low,), 0
-    elif last:
-        groups, weight = (last,), -1
-    else:
-        return _NUMERICS[0](8, 0, 0, 0, scale)
-    return _NUMERICS[len(groups)](8 + 2 * len(groups), len(groups), weight, sign, scale, *groups)
-
-
-def _integer(value: Any) -> bytes:  # noqa: ANN401
-    if type(value) is int:
-        return _BIGINT(8, value)
-    plain = _plain(value)
-    if not plain:
-        return NULL
-    number = Decimal(plain)
-    if number != number.to_integral_value(context=_EXACT):
-        raise BadValue("not_whole", repr(value)[:100])
-    if not _LOW <= number <= _HIGH:
-        raise BadValue("out_of_range", repr(value)[:100])
-    return _BIGINT(8, int(number))
-
-
-def _text(value: Any) -> bytes:  # noqa: ANN401
-    kind = type(value)
-    if kind is str:
-        if "\0" in value:
-            raise BadValue("nul_character", "PostgreSQL has no NUL in text")
-        data: bytes = value.encode()
-    elif kind is int or (kind is float and isfinite(value)):
-        data = repr(value).encode()
-    else:
-        raise _refuse(value, "not_text")
-    return _LENGTH(len(data)) + data
-
-
-def _json(value: Any) -> bytes:  # noqa: ANN401
-    if type(value) is not str:
-        raise _refuse(value, "not_json")
-    if not value.strip(_BLANKS):
-        return NULL
-    data: bytes = value.encode()
-    try:
-        orjson.loads(data)
-    except ValueError:
-        # What orjson is too strict for: numbers of any size, single surrogates.
-        try:
-            json.loads(value, parse_constant=_no_constant, parse_int=str, parse_float=str)
-        except (ValueError, RecursionError):
-            raise BadValue("not_json", repr(value)[:100]) from None
-    return _LENGTH(len(data)) + data
-
-
-def _no_constant(word: str) -> None:
-    raise ValueError(word)
-
-
-def _boolean(value: Any) -> bytes:  # noqa: ANN401
-    kind = type(value)
-    if kind is str and not value.strip(_BLANKS):
-        return NULL
-    # 1 and 1.0 are one key to a column's memory, so they have to be one value here.
-    shown = value.strip(_BLANKS).lower() if kind is str else str(int(value)) if value in {0, 1} else ""
-    field = _BOOLEANS.get(shown)
-    if field is None:
-        raise _refuse(value, "not_boolean")
-    return field
-
-
-def _date(value: Any) -> bytes:  # noqa: ANN401
-    stripped = _stripped(value, "not_a_date")
-    if not stripped:
-        return NULL
-    return _INT(4, local_time.a_date(stripped).toordinal() - _EPOCH_DAYS)
-
-
-def _time(value: Any) -> bytes:  # noqa: ANN401
-    stripped = _stripped(value, "not_a_time")
-    return _BIGINT(8, local_time.time_of_day(stripped)) if stripped else NULL
-
-
-def _timestamp(value: Any, zone: str) -> bytes:  # noqa: ANN401
-    stripped = _stripped(value, "not_a_time")
-    return _moment(local_time.instant(stripped, zone)) if stripped else NULL
-
-
-def _moment(instant: int) -> bytes:
-    return _BIGINT(8, instant - _EPOCH_US)
-
-
-def _stripped(value: Any, wanted: str) -> str:  # noqa: ANN401
-    if type(value) is not str:
-        raise _refuse(value, wanted)
-    stripped: str = value.strip(_BLANKS)
-    return stripped
-
-
-_RULES: Mapping[Kind, Rule] = {
-    Kind.INTEGER: _integer,
-    Kind.NUMERIC: _numeric,
-    Kind.TEXT: _text,
-    Kind.JSON: _json,
-    Kind.DATE: _date,
-    Kind.TIME: _time,
-    Kind.BOOLEAN: _boolean,
-}
+        return day.strip(BLANKS), began.strip(BLANKS)

@@ -17,7 +17,8 @@ import orjson
 
 from recio_ingest import store
 from recio_ingest.backfill import leaf
-from recio_ingest.backfill.convert import Bad, Block, bigint, copy_head, text
+from recio_ingest.backfill.convert import Bad, Block
+from recio_ingest.backfill.rules import bigint, copy_head, text
 from recio_ingest.backfill.source import Found
 from recio_ingest.backfill.tables import BadText, Kind, Table
 from recio_ingest.errors import MovedError, SchemaError

@@ -26,6 +26,8 @@ QUOTED = frozenset({Kind.TEXT, Kind.JSON})
 # All seconds of a day; more values push each other out, and memory stays flat.
 REMEMBERED = 100_000
 LONGEST_REMEMBERED = 64
+# What has been missed so often does not repeat.
+ENOUGH = 5000
 # Up to here an int and a float that compare equal also read the same.
 _SAME = 2**53
 _BIGINT = 2**63
@@ -66,9 +68,16 @@ class Memo(dict[Any, Shown]):
         super().__init__()
         self._rule = rule
         self._numbers = numbers
+        self._missed = 0
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the column's values repeat, as far as has been seen."""
+        return self._missed < ENOUGH
 
     def __missing__(self, value: Any) -> Shown:  # noqa: ANN401  # whatever SQLite holds
         text = self._rule(value)
+        self._missed += 1
         kind = type(value)
         if (
             value is None
@@ -273,20 +282,21 @@ def on_its_day(text: TimeOfDay, day: str | None, began: str | None, zone: str) -
     """Return the first instant with this time of day on or after the row's own date and time."""
     if not day or not began:
         return None
+    (clock,) = text
     # In this form the order of the texts is the order of the times.
-    next_day = text.text < began
-    hour = _hour(day, text.text[:2], zone, next_day=next_day)
+    next_day = clock < began
+    hour = _hour(day, clock[:2], zone, next_day)
     if hour is not None:
-        return hour + text.text[2:] + "+00"
+        return f"{hour}{clock[2:]}+00"
     try:
-        moment = datetime.combine(date.fromisoformat(day), time.fromisoformat(text.text))
+        moment = datetime.combine(date.fromisoformat(day), time.fromisoformat(clock))
         return instant(moment + timedelta(days=next_day), zone)
     except OverflowError:
         return None
 
 
 @lru_cache(maxsize=65_536)
-def _hour(day: str, hour: str, zone: str, *, next_day: bool) -> str | None:
+def _hour(day: str, hour: str, zone: str, next_day: bool) -> str | None:  # noqa: FBT001  # a name costs a sixth of the call
     """Return the UTC day and hour of an hour of a day; None where it takes more than that to tell."""
     try:
         start = datetime.fromisoformat(f"{day}T{hour}:00:00") + timedelta(days=next_day)

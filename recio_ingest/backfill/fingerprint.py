@@ -1,9 +1,9 @@
 """Fingerprints of rows by blocks: what a file has to have left in the database, in numbers that are cheap to compare.
 
 A row's text is its fields' texts with `|` between them, and stands for it by the first 64 bits of its MD5; a row falls
-into one of 1024 blocks by the MD5 of its key. Of each block we keep how many rows it has and the sum of their
-fingerprints, which does not depend on their order. MD5 is what PostgreSQL computes fastest; nobody attacks here, and
-what differs is compared in full.
+into one of 1024 blocks by its number, or by the MD5 of another key. Of each block we keep how many rows it has and the
+sum of their fingerprints, which does not depend on their order. MD5 is what PostgreSQL computes fastest; nobody attacks
+here, and what differs is compared in full.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Expected:
         shown: list[Sequence[Any]] = []
         for column, known in zip(self._table.columns, self._memos, strict=True):
             source = values[column.source_name]
-            texts: Sequence[Any] = expect.quickly(column.kind, source) or list(map(known.__getitem__, source))
+            texts: Sequence[Any] | None = None if known.repeats else expect.quickly(column.kind, source)
+            texts = texts or list(map(known.__getitem__, source))
             if column.side:
                 sides = values.get("side", [None] * len(texts))
                 texts = [_of_side(text, side, column.side) for text, side in zip(texts, sides, strict=True)]
@@ -63,10 +64,11 @@ class Expected:
         times = shown[self._places["time"]] if "time" in self._places else nothing
         settled: list[str | None] = []
         for text, day, began, fold in zip(shown[place], days, times, folds, strict=True):
-            if isinstance(text, TimeOfDay):
+            kind = type(text)
+            if kind is TimeOfDay:
                 known = expect.on_its_day(text, day, began, zone)
                 settled.append(None if isinstance(known, Twice) else known)
-            elif isinstance(text, Twice):
+            elif kind is Twice:
                 settled.append(None if fold is None else text[fold])
             else:
                 settled.append(text)
@@ -140,7 +142,7 @@ class Fingerprints:
         self.rows = 0
         self.counts = [0] * BLOCKS
         self.sums = [0] * BLOCKS
-        self._key = key_places(table)
+        self._table = table
         self._columns = [Column(column.kind) for column in table.columns]
 
     def add(self, shown: Sequence[Sequence[str]], rows: Sequence[str]) -> None:
@@ -148,7 +150,7 @@ class Fingerprints:
         counts, sums = self.counts, self.sums
         digests = [md5(text.encode(), usedforsecurity=False).digest() for text in rows]
         prints = unpack(f">{2 * len(digests)}q", b"".join(digests))[::2]
-        for block, fingerprint in zip(blocks(self._key, shown), prints, strict=True):
+        for block, fingerprint in zip(blocks(self._table, shown), prints, strict=True):
             counts[block] += 1
             sums[block] += fingerprint
         self.rows += len(digests)
@@ -182,8 +184,16 @@ def keys(places: Sequence[int], shown: Sequence[Sequence[str]]) -> Sequence[str]
     return list(map("|".join, zip(*(shown[place] for place in places), strict=True)))
 
 
-def blocks(places: Sequence[int], shown: Sequence[Sequence[str]]) -> list[int]:
-    """Return each row's block: the first ten bits of the MD5 of its key."""
+def numbered(table: Table) -> bool:
+    """Whether a whole number is the key."""
+    return [table.columns[place].kind for place in key_places(table)] == [Kind.INTEGER]
+
+
+def blocks(table: Table, shown: Sequence[Sequence[str]]) -> list[int]:
+    """Return each row's block: the last ten bits of its number, the first ten of the MD5 of any other key."""
+    places = key_places(table)
+    if numbered(table):
+        return [int(text) & BLOCKS - 1 for text in shown[places[0]]]
     digests = [md5(key.encode(), usedforsecurity=False).digest() for key in keys(places, shown)]
     return [digest[0] << 2 | digest[1] >> 6 for digest in digests]
 

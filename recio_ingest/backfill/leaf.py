@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from recio_ingest.backfill import expect
-from recio_ingest.backfill.fingerprint import BOUNDED, NUMBERS, Figures
+from recio_ingest.backfill.fingerprint import BLOCKS, BOUNDED, NUMBERS, Figures, numbered
 from recio_ingest.backfill.tables import Column, Kind, Table
 from recio_ingest.sql import statement
 
@@ -28,7 +28,7 @@ def fingerprints(table: Table, user: str) -> str:
     """Return the question for the blocks of a leaf: those of this load apart ($1), and every column's figures."""
     return statement("backfill_fingerprints").format(
         leaf=name(table, user),
-        key=text_of(key_columns(table)),
+        block=_block(table),
         row=text_of(table.columns),
         figures=", ".join(_figures(column) for column in table.columns),
         fixed=_fixed(table),
@@ -118,6 +118,14 @@ def shown(column: Column) -> str:
 def text_of(columns: Sequence[Column]) -> str:
     """Return the SQL of some columns as one text."""
     return "concat(" + ", '|', ".join(map(shown, columns)) + ")"
+
+
+def _block(table: Table) -> str:
+    """Return the SQL of a row's block, which is what `fingerprint.blocks` computes."""
+    columns = key_columns(table)
+    if numbered(table):
+        return f'("{columns[0].name}" & {BLOCKS - 1})::int'
+    return f"('x' || left(md5({text_of(columns)}), 3))::bit(10)::int"
 
 
 def _fixed(table: Table) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -16,7 +17,9 @@ HOUR = timedelta(hours=1)
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?(?:(Z)|([+-])(\d\d):(\d\d))?", re.ASCII)
 _TIME = re.compile(r"(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_SIXTY, _DAY_HOURS, _HOUR_US = 60, 24, 3_600_000_000
+_SIXTY, _DAY_HOURS, _HOUR_US, _DAY_US = 60, 24, 3_600_000_000, 86_400_000_000
+# A century; a file that has more days does without.
+_DAYS = 36_525
 
 # The text of every hour, and of every second of one: looking it up checks it too, and takes a fifth of a regex's time.
 _HOURS = {f"{hour:02d}": hour * _HOUR_US for hour in range(24)}
@@ -71,6 +74,40 @@ def on_its_day(text: str, day: str, began: str, zone: str) -> Micros:
     moment_us, began_us = time_of_day(text), time_of_day(began)
     a_date(day)
     return instant(f"{_later(day) if moment_us < began_us else day}T{text}", zone)
+
+
+class Midnights(dict[object, Micros | None]):
+    """When each day began; None for what is no day, and for one on which, or behind which, the clocks change."""
+
+    def __init__(self, zone: str) -> None:
+        super().__init__()
+        self._zone = zone
+
+    def __missing__(self, day: object) -> Micros | None:
+        found = None
+        if isinstance(day, str):
+            try:
+                starts = [_hour_start(each, "00", self._zone, None) for each in (day, _later(day), _later(_later(day)))]
+            except BadValue:
+                starts = []
+            if [later - earlier for earlier, later in pairwise(starts)] == [_DAY_US, _DAY_US]:
+                found = starts[0]
+        if len(self) < _DAYS:
+            self[day] = found
+        return found
+
+
+def on_plain_day(text: object, midnight: Micros, began: object) -> Micros | None:
+    """Do as `on_its_day` of a day that `Midnights` knows; None for what takes a closer look."""
+    try:
+        at = _HOURS[text[:2]] + _WITHIN[text[3:]]  # type: ignore[index]  # what is no text ends below
+        first = _HOURS[began[:2]] + _WITHIN[began[3:]]  # type: ignore[index]  # same
+        plain = text[2] == began[2] == ":"  # type: ignore[index]  # same
+    except (KeyError, TypeError, IndexError):
+        return None
+    if not plain:
+        return None
+    return midnight + at if at >= first else midnight + at + _DAY_US
 
 
 def _next_day(day: str, text: str, began: str) -> str:

@@ -67,7 +67,7 @@ class Opened:
         """Return those rows of a block of the file that fall into an opened block."""
         if not kept.rowids:
             return kept
-        hit = [at for at, block in enumerate(blocks(self.places, kept.shown)) if block in self.suspects]
+        hit = [at for at, block in enumerate(blocks(self.table, kept.shown)) if block in self.suspects]
         fields = [[texts[at] for at in hit] for texts in kept.shown]
         return Kept([kept.rowids[at] for at in hit], fields, [kept.rows[at] for at in hit])
 
