@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-LATENCY := tests/live/test_isolation.py
+LATENCY := tests/live/test_isolation.py tests/live/test_rolling.py
 FILES   := -n 2 --dist loadfile
 
 help: ## show the targets
@@ -31,7 +31,7 @@ run: setup ## run against the live venues (configuration: RECIO_CONFIG, or the d
 # two files of them at once. What measures latency has the machine to itself.
 test: setup lint types ## every check and every test
 	@$(BIN)/python -m pytest $(FILES) tests/faults > .pytest_faults.log 2>&1 & faults=$$!; failed=0; \
-	$(BIN)/python -m pytest --ignore=tests/faults --ignore=$(LATENCY) || failed=1; \
+	$(BIN)/python -m pytest --ignore=tests/faults $(addprefix --ignore=,$(LATENCY)) || failed=1; \
 	wait $$faults || failed=1; cat .pytest_faults.log; \
 	$(BIN)/python -m pytest $(LATENCY) || failed=1; \
 	exit $$failed
@@ -53,6 +53,7 @@ fmt: setup ## format the code
 lock: setup ## resolve the dependencies again and write the hashes
 	$(BIN)/python -m pip install -q uv
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-annotate --extra embedded -o requirements.lock pyproject.toml
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-annotate --extra embedded --extra archive -o requirements-archive.lock pyproject.toml
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-annotate --extra dev -o requirements-dev.lock pyproject.toml
 
 clean: ## remove what the targets made (never your data)

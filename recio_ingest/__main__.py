@@ -8,7 +8,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,11 +18,27 @@ import asyncpg
 import structlog
 import uvloop
 
-from recio_ingest import embedded, feeds, logs, replay, report, schema, service, ship, status, store
+from recio_ingest import (
+    embedded,
+    feeds,
+    logs,
+    parquet,
+    replay,
+    report,
+    restore,
+    rollover,
+    schema,
+    service,
+    ship,
+    status,
+    store,
+    verify,
+)
 from recio_ingest.credentials import offer_password_file, read_key
-from recio_ingest.errors import EXIT_USAGE, ConfigError, RecioError
+from recio_ingest.errors import EXIT_FAILED, EXIT_USAGE, ConfigError, RecioError
 from recio_ingest.records import Outcome
 from recio_ingest.settings import Settings, load, render
+from recio_ingest.settlement import Result
 
 log = structlog.get_logger()
 
@@ -85,14 +102,18 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--migrate", action="store_true", help="bring the schema up to date, and exit")
     mode.add_argument("--check-config", action="store_true", help="print the effective configuration, and exit")
+    mode.add_argument("--rollover", action="store_true", help="move old rows to historical_data now, and exit")
     mode.add_argument("--replay", nargs="+", type=Path, metavar="FILE", help="ship spool segments or JSON lines")
     mode.add_argument("--replay-quarantine", action="store_true", help="decode quarantined frames again")
     mode.add_argument("--backfill", nargs="*", type=Path, metavar="FILE", help="load the predecessor's SQLite files")
+    mode.add_argument("--verify-settlements", action="store_true", help="compare published values with the prints")
+    mode.add_argument("--restore-archive", type=Path, metavar="FILE", help="bring an archived partition back")
     mode.add_argument("--status", action="store_true", help="ask the running daemon")
     mode.add_argument("--demo", action="store_true", help="run against simulated venues on loopback")
     mode.add_argument("--version", action="version", version=f"recio-ingest {report.VERSION}")
     arguments = parser.parse_args(argv)
-    once = ("migrate", "check_config", "replay", "replay_quarantine", "backfill", "status")
+    once = ("migrate", "check_config", "rollover", "replay", "replay_quarantine", "backfill", "verify_settlements",
+            "restore_archive", "status")  # fmt: skip
     arguments.lasting = all(getattr(arguments, name) in (None, False) for name in once)
     if arguments.adopt and not arguments.migrate:
         parser.error("--adopt goes with --migrate")
@@ -134,15 +155,16 @@ def _run(arguments: argparse.Namespace, settings: Settings) -> int:
 
 def _command(arguments: argparse.Namespace, settings: Settings) -> Coroutine[Any, Any, int] | None:
     """Return what does its work on the database and ends; None for the daemon."""
-    if arguments.migrate:
-        return _migrate(settings, adopt=arguments.adopt)
-    if arguments.replay:
-        return _replay(settings, arguments.replay, arguments.feed, arguments.speed)
-    if arguments.backfill is not None:
-        return _backfill(settings, arguments)
-    if arguments.replay_quarantine:
-        return _replay_quarantine(settings)
-    return None
+    commands: tuple[tuple[object, Callable[[], Coroutine[Any, Any, int]]], ...] = (
+        (arguments.migrate, lambda: _migrate(settings, adopt=arguments.adopt)),
+        (arguments.rollover, lambda: _rollover(settings)),
+        (arguments.replay, lambda: _replay(settings, arguments.replay, arguments.feed, arguments.speed)),
+        (arguments.backfill is not None, lambda: _backfill(settings, arguments)),
+        (arguments.replay_quarantine, lambda: _replay_quarantine(settings)),
+        (arguments.verify_settlements, lambda: _verify_settlements(settings)),
+        (arguments.restore_archive, lambda: _restore_archive(settings, arguments.restore_archive)),
+    )
+    return next((work() for asked, work in commands if asked), None)
 
 
 def _once(work: Coroutine[Any, Any, int]) -> int:
@@ -163,6 +185,8 @@ async def _serve(settings: Settings, *, takeover: bool) -> None:
     streams = _streams(settings)
     if not streams:
         raise ConfigError("no feed is enabled", hint="set enabled = true under one of [feeds.*]")
+    if settings.archive.dir:
+        parquet.require()
     await service.serve(settings, streams, takeover=takeover)
 
 
@@ -210,6 +234,17 @@ async def _bring_up_to_date(dsn: str, *, adopt: bool = False) -> list[str]:
     return [f"applied {migration.version:04d} {migration.name}" for migration in done]
 
 
+async def _rollover(settings: Settings) -> int:
+    of = settings.rollover
+    async with _database(settings) as dsn:
+        await _bring_up_to_date(dsn)
+        done = await rollover.Rollover(dsn, of.live_window_s, keep_raw=of.keep_raw).run_once()
+    print("\n".join(f"{table}: {rows} rows" for table, rows in done.moved.items()) or "no row is old enough")  # noqa: T201  # the command's output
+    for trouble in done.troubles:
+        raise trouble
+    return 0
+
+
 async def _replay(settings: Settings, paths: Sequence[Path], feed: str | None, speed: float) -> int:
     worst = 0
     async with _database(settings) as dsn:
@@ -246,6 +281,32 @@ async def _backfill(settings: Settings, arguments: argparse.Namespace) -> int:
         if not arguments.dry_run:
             await _bring_up_to_date(dsn)
         return await run.run(dsn, wanted, _explain)
+
+
+async def _verify_settlements(settings: Settings) -> int:
+    known = {series for rule in feeds.rules() for series in rule.series}
+    followed = [series for feed in feeds.configured(settings.feeds) for series in feed.describe.get("series", ())]
+    for series in [series for series in followed if series not in known]:
+        print(f"{series}: not checked, as it is not known how its events are settled")  # noqa: T201  # the output
+    counts: Counter[str] = Counter()
+    async with _database(settings) as dsn:
+        await _bring_up_to_date(dsn)
+        async for row in verify.verify_all(dsn, feeds.rules()):
+            counts[row.outcome] += 1
+            if row.why:
+                print(f"{row.event_ticker}: {row.outcome}: {row.why}")  # noqa: T201  # the command's output
+    words = ", ".join(f"{counts[result]} {result}" for result in Result)
+    print(f"{counts.total()} events: {words}")  # noqa: T201  # same
+    return EXIT_FAILED if counts[Result.DIFFERS] else 0
+
+
+async def _restore_archive(settings: Settings, path: Path) -> int:
+    parquet.require()
+    async with _database(settings) as dsn:
+        await _bring_up_to_date(dsn)
+        done = await restore.restore(dsn, path)
+    print(f"{done.partition} is back: {done.rows} rows")  # noqa: T201  # the command's output
+    return 0
 
 
 def _explain(exc: RecioError) -> int:

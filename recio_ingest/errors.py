@@ -11,6 +11,7 @@
     * `SchemaError` - the database is not as the migrations left it (exit 78)
         * `PredecessorTablesError` - the predecessor's tables stand where ours go
     * `MovedError` - the offset row has to be read again (the shipper does)
+    * `RolloverError` - a slice of rows did not arrive as it left, and stayed where it was
     * `SpoolError` - the spool cannot be written or read
     * `RefusedError` - a venue does not give what it was asked for
     * `BadMessageError` - a frame that its venue's parser cannot use
@@ -81,6 +82,10 @@ class PredecessorTablesError(SchemaError):
 
 class MovedError(RecioError):
     """The offset row is not where this writer left it: the database is an older copy, or the last batch is in."""
+
+
+class RolloverError(RecioError):
+    """What arrived of a slice is not what left; nothing was moved."""
 
 
 class SpoolError(RecioError):

@@ -147,6 +147,23 @@ DATABASE_ERRORS = _counter(
 )
 DISK_FREE = _gauge("disk_free_bytes", "Free space where the path lies.", "path")
 PARTITIONS_AHEAD = _gauge("partitions_ahead_seconds", "Until the last partition that exists ends.", "table")
+DEFAULT_ROWS = _gauge(
+    "default_partition_rows", "Rows that found no partition of their own; they are given one.", "table"
+)
+ROLLOVER_ROWS = _counter("rollover_rows_total", "Rows that left a live table for the past.", "table")
+ROLLOVER_SUCCESS = _gauge(
+    "rollover_last_success_timestamp_seconds", "When a whole pass last went well; at first, the daemon's start."
+)
+ROLLOVER_FAILURES = _counter(
+    "rollover_failures_total",
+    "Passes that left a table undone, by cause; `differs`: what came is not what left, nothing was moved.",
+    "table",
+    "cause",
+)
+SETTLEMENTS = _gauge("settlements", "Events that closed in the last eight days, by what their check found.", "outcome")
+RETENTION_WAITING = _gauge(
+    "retention_waiting_partitions", "Months past retention.historical_days that are still there."
+)
 LOOP_LAG = _gauge("event_loop_lag_seconds", "How late the event loop woke the last time it was measured.")
 BUILD = _gauge("build_info", "1, with the version.", "version", "python")
 

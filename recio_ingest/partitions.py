@@ -17,6 +17,15 @@ LIVE_TABLES = (
     "live_data.btc_live_strikes",
 )
 LIVE_DAYS_AHEAD = 3
+HISTORY_TABLES = (
+    "historical_data.price_history",
+    "historical_data.momentum_history",
+    "historical_data.market_history",
+    "historical_data.market_data_history",
+    "historical_data.strike_history",
+    "historical_data.price_candles_1m",
+)
+HISTORY_MONTHS_AHEAD = 2
 
 
 class Partition(NamedTuple):

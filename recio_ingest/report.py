@@ -16,6 +16,7 @@ from recio_ingest.ship import Shipper
 from recio_ingest.spool import Spool
 from recio_ingest.store import Position
 from recio_ingest.stream import FeedStatus, Stream
+from recio_ingest.verify import Verifier
 
 VERSION = version("recio-ingest")
 # The spool takes a tick every second and the shipper commits it: ten missed ones are no accident.
@@ -36,6 +37,8 @@ class Report:
         streams: Sequence[Stream],
         pollers: Sequence[Poller],
         shipper: Shipper,
+        *,
+        verifier: Verifier,
     ) -> None:
         self._settings = settings
         self._spool = spool
@@ -43,6 +46,7 @@ class Report:
         # A feed without a socket is as its questions are.
         self._lines: list[Stream | Poller] = [*streams, *(poller for poller in pollers if not poller.feed.url)]
         self._shipper = shipper
+        self._verifier = verifier
         self._started_s = time.monotonic()
         self.books = Books(spool)
 
@@ -76,6 +80,7 @@ class Report:
                 "epoch": position.epoch if position else None,
                 "frame_no": position.frame_no if position else None,
             },
+            "settlements": self._verifier.counts,
             "feeds": {line.feed.name: self._feed_status(line) for line in self._lines},
         }
 

@@ -13,24 +13,24 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 
 import structlog
 
-from recio_ingest import embedded, known, metrics, partitions, schema, store, web
-from recio_ingest.faults import classify
-from recio_ingest.feeds import Feed
+from recio_ingest import archive, embedded, known, metrics, schema, store, upkeep, web
+from recio_ingest.feeds import Feed, rules
 from recio_ingest.notify import Notifier
+from recio_ingest.partitions import LIVE_TABLES
 from recio_ingest.poll import Poller
 from recio_ingest.records import DAEMON_FEED, LIVE_STREAM, Kind
 from recio_ingest.repair import Repairer
 from recio_ingest.report import VERSION, Report
+from recio_ingest.rollover import Rollover
 from recio_ingest.settings import Settings
 from recio_ingest.ship import Shipper
 from recio_ingest.spool import Spool
-from recio_ingest.sql import statement
 from recio_ingest.store import Position, Store
 from recio_ingest.stream import Stream
+from recio_ingest.verify import Verifier
 
 log = structlog.get_logger()
 
@@ -42,8 +42,6 @@ EMBEDDED_WITHIN_S = 2.0
 # Frames of all feeds are shipped in one order. One that sends as fast as it is read (26,000 a second, seen) made those
 # of the other wait half a second; a lively venue sends some hundreds, and what is over this waits in its own socket.
 SHARE_FRAMES_PER_S = 5_000.0
-PARTITIONS_EVERY_S = 3600.0
-PARTITIONS_RETRY_S = 30.0
 # A daemon that may not write to the database should find out before it records: a refused one leaves nothing behind.
 FIRST_ANSWER_S = 5.0
 
@@ -103,7 +101,10 @@ class Daemon:
         self.repairers = [
             Repairer(feed, feed.repair, spool, dsn, self.shipper.progress) for feed in feeds if feed.repair is not None
         ]
-        self.report = Report(settings, spool, self.streams, self.pollers, self.shipper)
+        old = settings.rollover
+        self.rollover = Rollover(dsn, old.live_window_s, keep_raw=old.keep_raw, rest=upkeep.REST)
+        self.verifier = Verifier(dsn, rules(), self.shipper.progress)
+        self.report = Report(settings, spool, self.streams, self.pollers, self.shipper, verifier=self.verifier)
         metrics.BUILD.labels(VERSION, platform.python_version()).set(1)
         metrics.DATABASE_UP.set(0)
 
@@ -116,7 +117,10 @@ class Daemon:
             await self._first_answer()
             helpers = [
                 plumbing.create_task(self._tick(), name="tick"),
-                plumbing.create_task(self._keep_partitions(), name="partitions"),
+                plumbing.create_task(upkeep.keep_partitions(self._dsn, self.shipper.progress), name="partitions"),
+                plumbing.create_task(upkeep.keep_rolling(self.rollover, self.shipper.progress), name="rollover"),
+                plumbing.create_task(self.verifier.run(), name="settlements"),
+                plumbing.create_task(self._keep_retention(), name="retention"),
             ]
             async with web.serving(http.host, http.port, self.report.status):
                 async with asyncio.TaskGroup() as sources:
@@ -173,35 +177,15 @@ class Daemon:
         finally:
             await connection.close()
         try:
-            await self._make_partitions()
+            await upkeep.make_partitions(self._dsn, LIVE_TABLES)
         except store.ERRORS as exc:  # a reader's long lock must not hold back the rows: DEFAULT takes them meanwhile
-            _log_partitions(exc)
+            upkeep.log_partitions(exc)
 
-    async def _keep_partitions(self) -> None:
-        while True:
-            pause_s = PARTITIONS_EVERY_S
-            if not self.shipper.progress.schema_ready:
-                pause_s = TICK_S
-            else:
-                try:
-                    await self._make_partitions()
-                except store.ERRORS as exc:
-                    pause_s = PARTITIONS_RETRY_S
-                    _log_partitions(exc)
-            await asyncio.sleep(pause_s)
-
-    async def _make_partitions(self) -> None:
-        connection = await store.connect(self._dsn)
-        try:
-            for table in partitions.LIVE_TABLES:
-                for wanted in partitions.daily(table, datetime.now(UTC), partitions.LIVE_DAYS_AHEAD):
-                    if await Store(connection).make_partition(wanted, "received_at"):
-                        log.info("partitions.made", partition=wanted.name)
-                until = await connection.fetchval(statement("partitioned_until"), table)
-                ahead_s = until / 1e6 - time.time() if until else 0.0
-                metrics.PARTITIONS_AHEAD.labels(table).set(ahead_s)
-        finally:
-            await connection.close()
+    async def _keep_retention(self) -> None:
+        if self._settings.retention.historical_days:
+            while not self.shipper.progress.schema_ready:
+                await asyncio.sleep(TICK_S)
+            await archive.keep(self._dsn, self._settings)
 
     async def _tick(self) -> None:
         """Put the second's mark into the stream, watch the event loop, and feed the watchdog while data moves."""
@@ -229,10 +213,6 @@ class Daemon:
                     await asyncio.sleep(0.01)
         except TimeoutError:
             log.warning("service.drain_cut", hint="the rest stays in the spool and ships at the next start")
-
-
-def _log_partitions(exc: BaseException) -> None:
-    log.warning("partitions.not_made", fault=str(classify(exc)), error=str(exc)[:300], retry_s=PARTITIONS_RETRY_S)
 
 
 def _stop(stop: asyncio.Event, number: int) -> None:

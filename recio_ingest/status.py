@@ -56,6 +56,10 @@ def _table(status: dict[str, Any]) -> Table:
     up = "[green]up[/green]" if database["up"] else f"[red]{escape(database['fault'] or 'not connected yet')}[/red]"
     table.add_row("database", up, f"epoch {database['epoch']}, frame {database['frame_no']}")
     table.add_row("spool", f"{spool['pending_frames']:,} waiting", f"{spool['size_bytes'] / 2**20:,.1f} MiB on disk")
+    if counts := status.get("settlements"):
+        state = f"[red]{counts['differs']:,} differ[/red]" if counts["differs"] else f"{counts['equal']:,} equal"
+        others = ", ".join(f"{counts[name]:,} {name}" for name in ("incomplete", "unpublished"))
+        table.add_row("settlements, 8 days", state, others)
     table.add_section()
     for name, count in status["books"].items():
         table.add_row(f"frames {name}", "", f"{count:,}")

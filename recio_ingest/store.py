@@ -20,7 +20,7 @@ import asyncpg
 import orjson
 import structlog
 
-from recio_ingest import metrics, numeric
+from recio_ingest import metrics, moves, numeric
 from recio_ingest.errors import FencedError, MovedError, OtherWriterError
 from recio_ingest.faults import Fault, classify
 from recio_ingest.feeds import Missing
@@ -139,9 +139,16 @@ async def connect(dsn: str, role: str | None = INGEST_ROLE) -> asyncpg.Connectio
 @asynccontextmanager
 async def session(dsn: str) -> AsyncIterator[Store]:
     """Open a store; on leaving with an error the connection is cut, never drained."""
-    connection = await connect(dsn)
-    try:
+    async with connected(dsn) as connection:
         yield Store(connection)
+
+
+@asynccontextmanager
+async def connected(dsn: str, role: str = INGEST_ROLE) -> AsyncIterator[asyncpg.Connection]:
+    """Open a connection in a role; on leaving with an error it is cut, never drained."""
+    connection = await connect(dsn, role)
+    try:
+        yield connection
     except BaseException:
         connection.terminate()
         raise
@@ -236,7 +243,7 @@ class Store:
         return found
 
     async def known_trades(self, rows: Sequence[Row]) -> set[tuple[Any, ...]]:
-        """Return the names (`records.trade_name`) of those trades among the rows that a live table holds already."""
+        """Return the names (`records.trade_name`) of those trades among the rows that are there, live or past."""
         known: set[tuple[Any, ...]] = set()
         for row_type, query in _KNOWN_TRADES.items():
             trades = [(row.timestamp, trade_name(row)) for row in rows if type(row) is row_type]
@@ -295,12 +302,24 @@ class Store:
             if status == "UPDATE 0":
                 return False
             for row_type, rows in tables.items():
-                delete = statement("delete_frame_rows").replace("{table}", TABLES[row_type])
-                await self._connection.execute(delete, entry["frame_no"], [row.row_no for row in rows])
+                await self._delete_rows(entry, TABLES[row_type], [row.row_no for row in rows])
                 await self._copy(row_type, rows)
             moved = [int(decoded.outcome is kind) for kind in (Outcome.SHIPPED, Outcome.DUPLICATE, Outcome.STATE)]
             await self._connection.execute(statement("move_from_quarantine"), entry["stream"], 1, *moved)
         return True
+
+    async def _delete_rows(self, entry: asyncpg.Record, table: str, numbers: Sequence[int]) -> None:
+        """Delete rows of a frame, live ones first: what is being rolled over meanwhile is found where it went."""
+        await self._connection.execute(
+            statement("delete_frame_rows").replace("{table}", f"live_data.{table}"), entry["frame_no"], numbers
+        )
+        for target in moves.targets_of(f"live_data.{table}"):
+            await self._connection.execute(
+                statement("delete_old_frame_rows").replace("{table}", target),
+                entry["frame_no"],
+                numbers,
+                entry["received_at"],
+            )
 
     async def peek(self, stream: str) -> Position | None:
         """Return where a stream stands, or None where nothing was shipped of it yet; claims nothing."""

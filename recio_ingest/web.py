@@ -102,7 +102,7 @@ def _page(status: dict[str, Any]) -> str:
         f"{verdict}</span></h1>",
         f"<ul>{problems}</ul>" if problems else "",
     ]
-    sections = [(name, status[name]) for name in ("books", "spool", "database")]
+    sections = [(name, status[name]) for name in ("books", "spool", "database", "settlements") if status.get(name)]
     sections += [(f"feed {name}", feed) for name, feed in status["feeds"].items()]
     for name, facts in sections:
         parts.append(f"<h2>{escape(name)}</h2><table>")

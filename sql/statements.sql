@@ -133,15 +133,16 @@ SELECT frame_no, gap_no, channel,
  ORDER BY channel = 'trade', from_seq IS NULL, frame_no, gap_no LIMIT $1
 
 -- known_trades --
--- Which trades of a time range are there already: a file that is replayed may overlap with what was live.
+-- Which trades of a time range are there already, live or rolled over: a file that is replayed may overlap with what
+-- was live.
 -- A venue's REST may give the same time with other decimals than its socket.
-SELECT venue, symbol, trade_id FROM live_data.btc_price_log
+SELECT source, symbol, trade_id FROM historical_data.price_timeline
  WHERE symbol = ANY($1::text[]) AND trade_id = ANY($4::bigint[])
    AND "timestamp" BETWEEN $2::timestamptz - interval '1 second' AND $3::timestamptz + interval '1 second'
 
 -- known_market_trades --
 -- The same of markets' trades.
-SELECT venue, ticker, trade_id FROM live_data.websocket_market_data
+SELECT venue, ticker, trade_id FROM historical_data.market_timeline
  WHERE ticker = ANY($1::text[]) AND trade_id = ANY($4::text[])
    AND "timestamp" BETWEEN $2::timestamptz - interval '1 second' AND $3::timestamptz + interval '1 second'
 
@@ -289,7 +290,102 @@ UPDATE ingest.offsets SET quarantined_frames = quarantined_frames - $2, shipped_
 
 -- delete_frame_rows --
 -- Rows of a frame that is decoded again are replaced, not added to.
-DELETE FROM live_data.{table} WHERE frame_no = $1 AND row_no = ANY($2::integer[])
+DELETE FROM {table} WHERE frame_no = $1 AND row_no = ANY($2::integer[])
+
+-- delete_old_frame_rows --
+-- The same where they have rolled over; files of other times may have used the same number.
+DELETE FROM {table} WHERE frame_no = $1 AND row_no = ANY($2::integer[]) AND received_at = $3
+
+-- settlement_first --
+-- The first close from a time on, of whatever event. $2: as in settlement_events, 40 days before that.
+SELECT min(close_time) FROM (
+  (SELECT min(close_time) AS close_time FROM live_data.market_data WHERE close_time >= $1)
+  UNION ALL
+  (SELECT min(close_time) FROM historical_data.market_data_history WHERE close_time >= $1 AND "timestamp" >= $2)) AS first
+
+-- settlement_events --
+-- The events of a venue's series ($1, $2) that closed in [$3, $4): when, by the newest description of each market, and
+-- on what. Markets are found by any description that names such a close, as a close may be moved, and then looked at by
+-- their tickers. Those found equal earlier, at this close and value, come again only if all are asked for ($5).
+-- A description is dated by its change, so that history is read near the closes only: in [$6, $7], 40 days before and
+-- after. These are no sums in here, as those are not constant while a plan is made, and one of 400 months takes 0.3 s.
+WITH told AS (
+  SELECT DISTINCT ticker FROM (
+    SELECT ticker FROM live_data.market_data
+     WHERE close_time >= $3 AND close_time < $4 AND venue = $1 AND split_part(ticker, '-', 1) = ANY($2::text[])
+    UNION ALL
+    SELECT ticker FROM historical_data.market_data_history
+     WHERE close_time >= $3 AND close_time < $4 AND venue = $1 AND split_part(ticker, '-', 1) = ANY($2::text[])
+       AND "timestamp" BETWEEN $6 AND $7) AS named
+), markets AS (
+  SELECT said.* FROM told CROSS JOIN LATERAL (
+    SELECT min(event_ticker) AS event_ticker,
+           (array_agg(close_time ORDER BY frame_no DESC, row_no DESC) FILTER (WHERE close_time IS NOT NULL))[1]
+             AS close_time,
+           (array_agg(expiration_value ORDER BY frame_no DESC, row_no DESC)
+             FILTER (WHERE expiration_value IS NOT NULL))[1] AS published
+      FROM (SELECT event_ticker, close_time, expiration_value, frame_no, row_no FROM live_data.market_data AS live
+             WHERE live.ticker = told.ticker AND live.venue = $1
+            UNION ALL
+            SELECT event_ticker, close_time, expiration_value, frame_no, row_no
+              FROM historical_data.market_data_history AS past
+             WHERE past.ticker = told.ticker AND past.venue = $1
+               AND past."timestamp" BETWEEN $6 AND $7
+           ) AS every) AS said
+), events AS (
+  SELECT event_ticker, array_agg(DISTINCT close_time) AS close_times,
+         coalesce(array_agg(DISTINCT published) FILTER (WHERE published IS NOT NULL), '{}') AS published
+    FROM markets WHERE event_ticker IS NOT NULL AND close_time >= $3 AND close_time < $4 GROUP BY event_ticker
+)
+SELECT event_ticker, close_times, events.published, was_equal
+  FROM events LEFT JOIN ingest.settlements AS known USING (event_ticker)
+ CROSS JOIN LATERAL (
+   SELECT coalesce(known.outcome = 'equal' AND ARRAY[known.close_time] = events.close_times
+                   AND ARRAY[known.published] = events.published, false) AS was_equal) AS earlier
+ WHERE $5 OR NOT was_equal
+ ORDER BY close_times, event_ticker
+
+-- settlement_prints --
+-- What an index ($1, $2) printed in the minute before each of these closes ($3), all of it in [$4, $5): so only the
+-- months that matter are planned for.
+SELECT closes.at, print."timestamp", print.price
+  FROM unnest($3::timestamptz[]) AS closes (at)
+ CROSS JOIN LATERAL (
+   SELECT "timestamp", price FROM live_data.btc_price_log
+    WHERE venue = $1 AND symbol = $2 AND "timestamp" >= closes.at - interval '60 seconds' AND "timestamp" < closes.at
+   UNION ALL
+   SELECT "timestamp", price FROM historical_data.price_history
+    WHERE source = $1 AND symbol = $2 AND "timestamp" >= closes.at - interval '60 seconds' AND "timestamp" < closes.at
+      AND "timestamp" >= $4 AND "timestamp" < $5) AS print
+
+-- settlement_gaps --
+-- What the ledger says of a feed's channel ($1, $2) and the minutes before these closes ($3). The ledger is read whole,
+-- and only when a print is missing: no index would serve "begun before and ended after".
+SELECT closes.at, frame_no, gap_no, cause, from_time, to_time
+  FROM unnest($3::timestamptz[]) AS closes (at)
+  JOIN ingest.gaps ON from_time < closes.at AND coalesce(to_time, 'infinity') >= closes.at - interval '60 seconds'
+ WHERE feed = $1 AND channel IN ('*', $2)
+ ORDER BY closes.at, from_time, frame_no, gap_no
+
+-- put_settlement --
+-- A check that finds what was found before changes nothing.
+INSERT INTO ingest.settlements AS known (event_ticker, venue, close_time, prints, computed, published, outcome, why)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT (event_ticker) DO UPDATE
+   SET venue = excluded.venue, close_time = excluded.close_time, prints = excluded.prints,
+       computed = excluded.computed, published = excluded.published, outcome = excluded.outcome, why = excluded.why,
+       checked_at = clock_timestamp()
+ WHERE (known.venue, known.close_time, known.prints, known.computed, known.published, known.outcome, known.why)
+       IS DISTINCT FROM (excluded.venue, excluded.close_time, excluded.prints, excluded.computed, excluded.published,
+                         excluded.outcome, excluded.why)
+
+-- settlement_counts --
+-- What was found of the events that closed since a time.
+SELECT outcome, count(*) FROM ingest.settlements WHERE close_time >= $1 GROUP BY outcome
+
+-- settlement_last --
+-- The newest close that was looked at.
+SELECT max(close_time) FROM ingest.settlements
 
 -- make_partition --
 -- Makes one partition unless it is there already: table, name, key column, lower and upper bound.
@@ -298,6 +394,112 @@ SELECT ingest.make_partition_v1($1, $2, $3, $4, $5)
 -- partitioned_until --
 -- Where the last partition of a table ends: rows from then on fall into the DEFAULT partition.
 SELECT ingest.partitioned_until_v1($1::text::regclass)
+
+-- rollover_session --
+-- A slice is either moved or not, also when the server falls with its commit still in memory: it need not be waited for,
+-- and ingest does not queue behind its flush. What left is held in memory until it has been compared.
+SELECT set_config('synchronous_commit', 'off', false), set_config('work_mem', '64MB', false)
+
+-- live_leaves --
+-- The partitions of a live table that may hold rows of before a time ($2), the oldest first, then DEFAULT; whether all
+-- that one may ever hold is older.
+SELECT format('%I.%I', n.nspname, c.relname) AS leaf, coalesce(b.upper <= $2, false) AS aged, b.upper IS NULL AS other
+  FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace,
+       LATERAL (SELECT pg_get_expr(c.relpartbound, c.oid) AS expr) e,
+       LATERAL (SELECT (regexp_match(e.expr, 'FROM \(''([^'']+)''\)'))[1]::timestamptz AS lower,
+                       (regexp_match(e.expr, 'TO \(''([^'']+)''\)'))[1]::timestamptz AS upper) b
+ WHERE i.inhparent = $1::text::regclass AND (b.lower IS NULL OR b.lower < $2)
+ ORDER BY b.lower NULLS LAST
+
+-- next_slice --
+-- The next rows of a partition behind a place, as they lie: where they end, how many are older than a time, and the
+-- months of those.
+SELECT max(ctid)::text AS last, count(*) AS found, count(*) FILTER (WHERE received_at < $2) AS aged,
+       array_agg(DISTINCT date_trunc('month', "timestamp", 'UTC')) FILTER (WHERE received_at < $2) AS months
+  FROM (SELECT ctid, received_at, "timestamp" FROM ONLY {leaf} WHERE ctid > $1::text::tid LIMIT $3) AS next
+
+-- rollover_turn --
+-- One slice at a time, whoever else rolls over.
+SELECT pg_try_advisory_xact_lock(7307190614)
+
+-- roll_slice --
+-- What is older than $3 between two places of a partition leaves it, and arrives in each table that it goes to: one
+-- statement, so that whoever reads sees each row once. Its parts are below.
+WITH gone AS MATERIALIZED (
+  DELETE FROM ONLY {leaf}
+   WHERE ctid > $1::text::tid AND ctid <= $2::text::tid AND received_at < $3 RETURNING *
+), touched AS (
+  SELECT array_agg(venue) AS sources, array_agg(symbol) AS symbols, array_agg(minute) AS minutes
+    FROM ({touched}) AS each
+){arrivals}
+SELECT verdict.*, touched.* FROM ({verdicts}) AS verdict, touched
+
+-- touched_minutes --
+-- Whose candles have to be made again.
+SELECT DISTINCT venue, symbol, date_bin('1 minute', "timestamp", '2000-01-01Z') AS minute FROM gone
+
+-- touched_nothing --
+-- Tables without candles.
+SELECT NULL::text AS venue, NULL::text AS symbol, NULL::timestamptz AS minute WHERE false
+
+-- roll_arrival --
+-- What of a slice goes to one table, and what of that arrived: the rest was there already, by its key.
+{part}_left AS NOT MATERIALIZED (
+  SELECT {values} FROM gone WHERE {which}
+), {part}_came AS (
+  INSERT INTO {target} ({columns}) SELECT {columns} FROM {part}_left
+      ON CONFLICT DO NOTHING RETURNING {columns}
+)
+
+-- roll_verdict --
+-- Counts and sums of 64-bit hashes of what left and of what came. Where fewer came than left, each row that left must be
+-- there by its key (`lost`: those that are not; `differing`: what is there says something else), and each that came be
+-- one of those that left (`strange`: those that are not). The comparison costs nothing where it is not needed.
+SELECT '{target}' AS target, l.rows AS deleted, c.rows AS inserted, l.checksum AS left_sum, c.checksum AS came_sum,
+       lost, differing, strange
+  FROM (SELECT count(*) AS rows, sum(hash_record_extended(ROW({columns}), 0)) AS checksum FROM {part}_left) AS l
+ CROSS JOIN (SELECT count(*) AS rows, sum(hash_record_extended(ROW({columns}), 0)) AS checksum FROM {part}_came) AS c
+ CROSS JOIN LATERAL (
+  SELECT count(*) FILTER (WHERE there IS NULL) AS lost, count(*) FILTER (WHERE there <> hash) AS differing
+    FROM (SELECT a.hash, coalesce(b.hash, (SELECT hash_record_extended(ROW({columns}), 0) FROM {target} h
+                                            WHERE {same} LIMIT 1)) AS there
+            FROM (SELECT *, hash_record_extended(ROW({columns}), 0) AS hash,
+                         hash_record_extended(ROW({key}), 0) AS named FROM {part}_left WHERE l.rows <> c.rows) AS a
+            LEFT JOIN (SELECT hash_record_extended(ROW({columns}), 0) AS hash,
+                              hash_record_extended(ROW({key}), 0) AS named FROM {part}_came WHERE l.rows <> c.rows) AS b
+              USING (named)) AS compared) AS known
+ CROSS JOIN LATERAL (
+  SELECT count(*) AS strange
+    FROM (SELECT hash_record_extended(ROW({columns}), 0) AS hash FROM {part}_came WHERE l.rows <> c.rows
+          EXCEPT ALL
+          SELECT hash_record_extended(ROW({columns}), 0) AS hash FROM {part}_left WHERE l.rows <> c.rows) AS others) AS more
+
+-- refresh_candles --
+-- In the transaction that moved the prices.
+SELECT historical_data.refresh_candles_v1($1::text[], $2::text[], $3::timestamptz[])
+
+-- note_rollover --
+-- In the transaction of the slice.
+INSERT INTO ingest.rollovers (source_table, partition, first_ctid, last_ctid, received_until, target_table,
+                              deleted_rows, inserted_rows, present_rows, differing_rows, checksum, started_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+
+-- leaf_is_empty --
+-- Before a partition is dropped.
+SELECT NOT EXISTS (SELECT FROM ONLY {leaf})
+
+-- running_transactions --
+-- Whoever may hold an older view of the rows.
+SELECT virtualxid FROM pg_locks WHERE locktype = 'virtualxid' AND pid <> pg_backend_pid()
+
+-- drop_live_partition --
+-- If it is empty and ends before a time; waits 50 ms for readers.
+SELECT ingest.drop_live_partition_v1($1, $2)
+
+-- default_rows --
+-- What found no partition: how many, and of which months.
+SELECT count(*) AS found, array_agg(DISTINCT date_trunc('month', "timestamp", 'UTC')) AS months
+  FROM ONLY {table}_default
 
 -- migrations_exist --
 -- Asked of the catalog, which any login may read.
@@ -503,3 +705,86 @@ SELECT id FROM {leaf} WHERE backfill_id = $1 ORDER BY id LIMIT $2
 -- backfill_undone --
 -- From here on the file may be loaded anew.
 UPDATE ingest.backfills SET state = 'undone', undone_at = clock_timestamp() WHERE backfill_id = $1
+-- due_partitions --
+-- Months of history that ended before a time, the oldest first, with their archive if there is one. One that was brought
+-- back stays: somebody wants it. The DEFAULT partitions are no months.
+WITH months AS (
+  SELECT p.oid AS parent, n.nspname || '.' || p.relname AS table_name, n.nspname || '.' || c.relname AS partition_name,
+         (regexp_match(b.bound, 'FROM \(''([^'']+)''\)'))[1]::timestamptz AS lower,
+         (regexp_match(b.bound, 'TO \(''([^'']+)''\)'))[1]::timestamptz AS upper
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent
+    JOIN pg_namespace n ON n.oid = c.relnamespace, LATERAL (SELECT pg_get_expr(c.relpartbound, c.oid) AS bound) b
+   WHERE n.nspname = 'historical_data' AND c.relkind = 'r' AND b.bound <> 'DEFAULT'
+)
+SELECT m.table_name, m.partition_name, m.lower, m.upper
+  FROM months m
+ WHERE m.upper <= $1
+   AND NOT EXISTS (SELECT FROM ingest.archives a
+                    WHERE a.partition_name = m.partition_name
+                      AND a.restored_at > coalesce(a.dropped_at, '-infinity'))
+ ORDER BY m.upper, m.partition_name
+
+-- relation_columns --
+-- The columns of a table in their order.
+SELECT attname::text AS name, format_type(atttypid, NULL) AS kind
+  FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+
+-- fits_decimal --
+-- Whether every value of a column fits into 38 digits, 18 of them places; NaN and the infinities do not.
+SELECT coalesce(bool_and(coalesce(scale("{column}") <= 18, false) AND abs("{column}") < 1e20), true)
+  FROM {relation} WHERE "{column}" IS NOT NULL
+
+-- rows_checksum --
+-- How many rows, from when to when, and what tells them from any others.
+SELECT row_count, min_time, max_time, checksum::text FROM ingest.rows_checksum_v1($1::text::regclass, $2)
+
+-- relation_pages --
+-- How many pages a table has: what slices by ctid go up to.
+SELECT (pg_relation_size($1::text::regclass) / current_setting('block_size')::integer)::integer
+
+-- archived_slice --
+-- The rows of some pages, as the archive has them. A TID range scan: no page is read twice.
+SELECT {fields} FROM {relation} WHERE ctid >= '({first},0)' AND ctid < '({after},0)'
+
+-- note_archive --
+-- In the books once it was read back and compared; again, if the same file was there already.
+INSERT INTO ingest.archives (table_name, partition_name, lower_bound, upper_bound, columns, row_count, min_time, max_time,
+                             checksum, file_name, file_size_bytes, file_sha256)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::numeric, $10, $11, $12)
+ON CONFLICT (file_sha256) DO UPDATE SET file_name = excluded.file_name, archived_at = clock_timestamp()
+RETURNING archive_id
+
+-- drop_archived --
+-- Drops a partition if it still is what its archive has; false if it has changed.
+SELECT ingest.drop_archived_v1($1)
+
+-- begin_restore --
+-- The table to load into, and the one for what comes out of the file.
+SELECT ingest.begin_restore_v1($1, $2, $3, $4)
+
+-- fill_restored --
+-- What came out of the file, as the rows that they were.
+INSERT INTO {relation} ({columns}) SELECT {values} FROM {relation}_staged
+
+-- empty_staged --
+-- Room for the next group.
+TRUNCATE {relation}_staged
+
+-- end_restore --
+-- A partition again.
+SELECT ingest.end_restore_v1($1, $2, $3, $4)
+
+-- relation_exists --
+-- Whether there is a table of this name.
+SELECT to_regclass($1) IS NOT NULL
+
+-- note_restored --
+-- Wanted here again; also where this database never knew of the archive.
+INSERT INTO ingest.archives (table_name, partition_name, lower_bound, upper_bound, columns, row_count, min_time, max_time,
+                             checksum, file_name, file_size_bytes, file_sha256, restored_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::numeric, $10, $11, $12, clock_timestamp())
+ON CONFLICT (file_sha256) DO UPDATE SET restored_at = clock_timestamp()
+
+-- one_archiver --
+-- False while another program archives in this database; held as long as the connection.
+SELECT pg_try_advisory_lock(7307190619)

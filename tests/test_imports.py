@@ -15,8 +15,8 @@ MODULES = {
 }
 
 WORDS = {
-    "__init__", "backoff", "errors", "faults", "flow", "momentum", "numeric", "partitions", "records", "settings",
-    "sql", "strikes",
+    "__init__", "backoff", "errors", "faults", "flow", "momentum", "moves", "numeric", "partitions", "records",
+    "settings", "settlement", "sql", "strikes",
     "backfill", "backfill.convert", "backfill.expect", "backfill.fingerprint", "backfill.leaf", "backfill.local_time",
     "backfill.report", "backfill.rules", "backfill.second", "backfill.tables",
 }  # fmt: skip
@@ -24,10 +24,12 @@ VENUES = {"decode"} | {name for name in MODULES if name.split(".")[0] == "feeds"
 INSTRUMENTS = {"headers", "logs", "metrics", "notify", "wire"}
 EDGES = {
     "cluster", "credentials", "embedded", "endings", "guard", "opening", "rest", "schema", "segments", "spool",
-    "spool_folder", "store", "stream", "backfill.door", "backfill.snapshot", "backfill.source",
+    "spool_folder", "store", "stream", "parquet",
+    "backfill.door", "backfill.snapshot", "backfill.source",
 }  # fmt: skip
 FLOWS = {
-    "known", "poll", "repair", "replay", "ship", "backfill.load", "backfill.opened", "backfill.undo", "backfill.verify",
+    "archive", "known", "months", "poll", "repair", "replay", "restore", "rollover", "ship", "upkeep", "verify",
+    "backfill.load", "backfill.opened", "backfill.undo", "backfill.verify",
 }  # fmt: skip
 TOP = {
     "__main__", "report", "service", "status", "web", "backfill.progress", "backfill.run",

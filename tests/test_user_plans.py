@@ -24,6 +24,7 @@ SELECT 'sqlite', 'BTC-USD', timestamptz '2025-07-01' + n * interval '1 second', 
   FROM generate_series(1, 20000) n;
 ANALYZE;
 """
+PRICE_KEY = "price_history_default_symbol_timestamp_trade_id_source_key"
 SERVES = {
     # the supervisor's poll, the settlements' poll, the view
     "SELECT id FROM users.trades_0001 WHERE status = 'open'": "trades_0001_status_id_idx",
@@ -48,9 +49,9 @@ SERVES = {
     "SELECT position FROM users.positions_0001 WHERE ticker = 'T7'": "positions_0001_ticker_idx",
     # the price at a moment; a minute of prices; what one load brought
     "SELECT price FROM historical_data.price_history WHERE source = 'sqlite' AND symbol = 'BTC-USD'"
-    ' AND "timestamp" <= \'2025-07-01 03:00Z\' ORDER BY "timestamp" DESC LIMIT 1': "price_history_default_source",
+    ' AND "timestamp" <= \'2025-07-01 03:00Z\' ORDER BY "timestamp" DESC LIMIT 1': PRICE_KEY,
     "SELECT avg(price) FROM historical_data.price_history WHERE source = 'sqlite' AND symbol = 'BTC-USD'"
-    " AND \"timestamp\" BETWEEN '2025-07-01 03:00Z' AND '2025-07-01 03:01Z'": "price_history_default_source",
+    " AND \"timestamp\" BETWEEN '2025-07-01 03:00Z' AND '2025-07-01 03:01Z'": PRICE_KEY,
     "SELECT count(*) FROM historical_data.price_history WHERE backfill_id = 2": "price_history_default_backfill_id_idx",
 }
 

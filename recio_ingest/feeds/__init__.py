@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from recio_ingest.records import Decoded, Frame, Micros, SpotSource
 from recio_ingest.settings import Feeds
+from recio_ingest.settlement import Rule
 
 NAMES = ("coinbase", "kalshi")
 """Every venue whose messages are understood, in the order in which a file's messages are offered to them."""
@@ -177,6 +178,8 @@ class Venue(Protocol):
     """The statements whose rows, in this order of columns, its parser wants to have back at every start."""
     SPOTS: Sequence[SpotSource]
     """Which of its prices say where Bitcoin stands."""
+    RULES: Sequence[Rule]
+    """How its events are settled, as far as that can be checked from what is recorded."""
 
     def parser(self, state: Mapping[str, Any], recalled: Recalled) -> Parser:
         """Return a parser that goes on from a committed state (empty: from the beginning)."""
@@ -211,6 +214,11 @@ def recall() -> tuple[str, ...]:
 def spot_sources() -> tuple[SpotSource, ...]:
     """Return what all venues have to say where Bitcoin stands, the best first."""
     return tuple(sorted((spot for venue in NAMES for spot in load(venue).SPOTS), key=lambda spot: spot.rank))
+
+
+def rules() -> tuple[Rule, ...]:
+    """Return how the events of all venues are settled."""
+    return tuple(rule for venue in NAMES for rule in load(venue).RULES)
 
 
 def configured(settings: Feeds) -> list[Feed]:

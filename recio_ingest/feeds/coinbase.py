@@ -39,6 +39,7 @@ from recio_ingest.settings import Coinbase
 NAME = "coinbase"
 RECALL = ()
 SPOTS = (SpotSource(NAME, "BTC-USD", NAME, rank=1),)
+RULES = ()
 
 # The heartbeat comes every second, so ten seconds of nothing at all are ten missed ones.
 IDLE_TIMEOUT_S = 10.0

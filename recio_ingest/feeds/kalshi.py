@@ -27,10 +27,11 @@ from recio_ingest.feeds.ledger import Recent, Sequences
 from recio_ingest.feeds.outage import Outage
 from recio_ingest.records import Decoded, Frame, Gap, Kind, MarketEvent, Micros, Outcome, Row, is_repair, micros
 
-__all__ = ["NAME", "RECALL", "SPOTS", "KalshiParser", "feed", "parser", "recognises", "venue_time"]
+__all__ = ["NAME", "RECALL", "RULES", "SPOTS", "KalshiParser", "feed", "parser", "recognises", "venue_time"]
 
 NAME = fields.VENUE
 SPOTS = (rows.SPOT,)
+RULES = (rows.RULE,)
 RECALL = ("kalshi_trades", "kalshi_prints", "kalshi_settled", "kalshi_states", "kalshi_quotes", "kalshi_refused")
 
 SOCKET = ("ticker", "trade", "market_lifecycle_v2", "cfbenchmarks_value")

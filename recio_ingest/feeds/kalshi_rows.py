@@ -19,10 +19,15 @@ from recio_ingest.feeds import kalshi_quotes as quotes
 from recio_ingest.feeds.kalshi_answers import description
 from recio_ingest.feeds.kalshi_fields import Object
 from recio_ingest.records import BtcPrice, Frame, MarketEvent, MarketState, Micros, SpotSource, make
+from recio_ingest.settlement import Rule
 
 INDEX_VENUE = "cfbenchmarks"
 # The price that the markets settle on. It comes once a second; five without one are an outage of it.
 SPOT = SpotSource(INDEX_VENUE, "BRTI", "BRTI", rank=0, within_us=5_000_000)
+# Other series are settled on other indexes, or on a trimmed mean.
+RULE = Rule(
+    fields.VENUE, ("KXBTCD", "KXBTC", "KXBTC15M"), INDEX_VENUE, "BRTI", feed=fields.VENUE, channel="cfbenchmarks_value"
+)
 
 _HAPPENED = {"determined": "determination_ts", "settled": "settled_ts"}
 """The field that says when it happened; the other times in a lifecycle message are plans."""

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import connect
 
-from benchmarks import backfill
+from benchmarks import backfill, rollover
 from benchmarks.blaster import Venue, blaster, line, python
 from benchmarks.messages import VENUES
 from recio_ingest import store
@@ -69,8 +69,10 @@ async def main() -> None:
     server = PostgresServer()
     server.start()
     try:
-        for name in sys.argv[1:] or VENUES:
-            Console(width=120).print(await figures(server, name))
+        others = {"rollover": rollover.figures, "months": rollover.commit_figures}
+        for name in sys.argv[1:] or (*VENUES, *others):
+            table = await (others[name](server) if name in others else figures(server, name))
+            Console(width=120).print(table)
     finally:
         server.stop("fast")
         server.dispose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from decimal import ROUND_HALF_UP, Decimal
@@ -14,6 +15,7 @@ from harness.kalshi_client import START
 from harness.kalshi_live import Venue, Witness, at, counted, rows, witness
 from harness.spool import DATA, read_spool
 from harness.waiting import until
+from test_cli import Command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +61,12 @@ async def _watch(dsn: str, venue: Venue, daemon: Daemon) -> None:
 
     await until(unsubscribed, within_s=10, what="the settled markets to be unsubscribed from")
     assert {name: held.sid for name, held in venue.holds("ed").items()} == sids, "one subscription a channel, for long"
+    # The event is over by this machine's clock, and older than the days that are counted.
+    counts = (await daemon.status())["settlements"]
+    assert counts == {"equal": 0, "differs": 0, "incomplete": 0, "unpublished": 0}
+    command = Command(daemon.folder)
+    await asyncio.to_thread(command, "--status", RECIO_HTTP__PORT=str(daemon.port))
+    assert "settlements, 8 days" in command.out
     assert (venue.knocks("ed"), await daemon.terminate()) == (1, 0)
 
 
@@ -130,6 +138,25 @@ async def _check_settlement(connection: asyncpg.Connection, seen: Witness) -> De
     return value
 
 
+async def _check_verified(dsn: str, folder: Path, value: Decimal) -> None:
+    """The command finds the settlement right; the daemon's own look had come before the event was over."""
+    query = "SELECT outcome, prints, computed, published FROM ingest.settlements WHERE event_ticker = $1"
+    connection = await asyncpg.connect(dsn)
+    try:
+        assert (await connection.fetchrow(query, EVENT))["outcome"] == "incomplete"
+        command = Command(folder)
+        assert await asyncio.to_thread(command, "--verify-settlements", RECIO_DATABASE__DSN=dsn) == 0
+        assert tuple(await connection.fetchrow(query, EVENT)) == ("equal", 60, value, value)
+        await connection.execute(
+            "DELETE FROM live_data.btc_price_log WHERE symbol = 'BRTI' AND \"timestamp\" = to_timestamp($1)",
+            CLOSES_S - 9,
+        )
+        assert await asyncio.to_thread(command, "--verify-settlements", RECIO_DATABASE__DSN=dsn) == 0
+        assert f"{EVENT}: incomplete: 59 of 60 prints; missing 2026-09-25T19:59:51Z; in no gap\n" in command.out
+    finally:
+        await connection.close()
+
+
 async def _check_prints(connection: asyncpg.Connection, seen: Witness) -> int:
     """One print for every second of the venue while connected."""
     stored = await connection.fetch(
@@ -171,5 +198,6 @@ async def test_an_hour_from_opening_to_settlement(database: str, tmp_path: Path)
     finally:
         await connection.close()
     assert (gaps, aside) == ([], 0)
+    await _check_verified(database, tmp_path, value)
     print(f"told and stored: {counts}; settled at {value}")
     assert min(counts.values()) > 1000

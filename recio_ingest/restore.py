@@ -1,0 +1,147 @@
+"""Brings an archived partition back; and, as a trial that is rolled back, tells whether a file could be brought back.
+
+The same steps for both: nothing is dropped that this way did not bring back once, to the byte, in this database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+
+from recio_ingest import parquet, store
+from recio_ingest.errors import BadInputError, TryLaterError
+from recio_ingest.parquet import Manifest, Reader
+from recio_ingest.records import EPOCH, Micros, micros
+from recio_ingest.sql import statement
+
+ROLE = "recio_rollover"
+# PostgreSQL looks at a whole month at once, twice: some 2,000,000 rows a second, and an index is made of them.
+WHOLE_MONTH_S = 7_200.0
+
+_T = TypeVar("_T")
+
+
+async def restore(dsn: str, path: Path) -> Manifest:
+    """Bring a file's rows back as the partition that they were, equal to the byte, in one transaction.
+
+    `path` is the Parquet file or its manifest. Raises BadInputError where a file is damaged or something else, and
+    TryLaterError where the partition, or a row of it, is there already.
+    """
+    path = path.with_suffix(".parquet")
+    manifest = await in_thread(parquet.check, path)
+    connection = await store.connect(dsn, role=ROLE)
+    try:
+        if await connection.fetchval(statement("relation_exists"), manifest.partition):
+            raise TryLaterError(f"{manifest.partition} is there already", hint="drop or rename it first")
+        async with connection.transaction():
+            await _load(connection, path, manifest)
+            moments = micros_of(manifest.lower), micros_of(manifest.upper)
+            await connection.execute(
+                statement("end_restore"), manifest.table, manifest.partition, *moments, timeout=WHOLE_MONTH_S
+            )
+            await connection.execute(statement("note_restored"), *entry(manifest, path))
+    except asyncpg.UniqueViolationError as exc:
+        raise TryLaterError(
+            f"{manifest.table} has rows of {manifest.partition} already: {exc.detail}",
+            hint="they came after it was archived, and stand in its DEFAULT partition",
+        ) from exc
+    finally:
+        await connection.close(timeout=store.CONNECT_TIMEOUT_S)
+    return manifest
+
+
+async def _load(connection: asyncpg.Connection, path: Path, manifest: Manifest) -> None:
+    reader = await in_thread(Reader, path, manifest)
+    try:
+        await _begin(connection, manifest, manifest.partition, trial=False)
+        for group in range(reader.groups):
+            await _fill(connection, manifest, manifest.partition, await in_thread(reader.read, group))
+        found = await facts(connection, manifest.partition, [column.name for column in manifest.columns])
+    finally:
+        reader.close()
+    if (found["row_count"], found["checksum"]) != (manifest.rows, manifest.checksum):
+        raise BadInputError(f"{path.name} does not hold the rows that its manifest tells of")
+
+
+async def try_out(connection: asyncpg.Connection, path: Path) -> Manifest:
+    """Return the manifest of a file out of which PostgreSQL has just made every row again; raise BadInputError."""
+    manifest = await in_thread(parquet.check, path)
+    reader = await in_thread(Reader, path, manifest)
+    rows, checksum = 0, 0
+    try:
+        for group in range(reader.groups):
+            found = await _try_group(connection, manifest, await in_thread(reader.read, group))
+            rows, checksum = rows + found["row_count"], checksum + int(found["checksum"])
+    finally:
+        reader.close()
+    if (rows, str(checksum)) != (manifest.rows, manifest.checksum):
+        raise BadInputError(f"{path.name} does not give back what was archived")
+    return manifest
+
+
+async def _try_group(connection: asyncpg.Connection, manifest: Manifest, data: bytes) -> asyncpg.Record:
+    trial = f"{manifest.partition}_trial"
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await _begin(connection, manifest, trial, trial=True)
+        await _fill(connection, manifest, trial, data)
+        return await facts(connection, trial, [column.name for column in manifest.columns])
+    finally:
+        await transaction.rollback()
+
+
+async def _begin(connection: asyncpg.Connection, manifest: Manifest, name: str, *, trial: bool) -> None:
+    fields = [field for column in manifest.columns for field, _, _ in column.fields()]
+    await connection.execute(statement("begin_restore"), manifest.table, name, fields, trial)
+
+
+async def _fill(connection: asyncpg.Connection, manifest: Manifest, name: str, data: bytes) -> None:
+    schema, table = name.split(".")
+    await connection.copy_to_table(f"{table}_staged", schema_name=schema, source=io.BytesIO(data), format="csv")
+    columns = ", ".join(f'"{column.name}"' for column in manifest.columns)
+    values = ", ".join(column.value() for column in manifest.columns)
+    fill = statement("fill_restored").replace("{relation}", name)
+    await connection.execute(fill.replace("{columns}", columns).replace("{values}", values))
+    await connection.execute(statement("empty_staged").replace("{relation}", name))
+
+
+async def facts(connection: asyncpg.Connection, relation: str, columns: list[str]) -> asyncpg.Record:
+    """Return row_count, min_time, max_time and checksum of a table."""
+    return await connection.fetchrow(statement("rows_checksum"), relation, columns, timeout=WHOLE_MONTH_S)
+
+
+def entry(manifest: Manifest, path: Path) -> tuple[Any, ...]:
+    """Return what ingest.archives says of a file."""
+    times = [micros_of(time) if time else None for time in (manifest.min_time, manifest.max_time)]
+    return (
+        *(manifest.table, manifest.partition, micros_of(manifest.lower), micros_of(manifest.upper)),
+        [column.name for column in manifest.columns],
+        *(manifest.rows, *times, manifest.checksum, path.name, manifest.size_bytes, manifest.sha256),
+    )
+
+
+def micros_of(text: str) -> Micros:
+    """Return a manifest's time."""
+    return micros(datetime.fromisoformat(text))
+
+
+def iso(moment: Micros) -> str:
+    """Return a time as a manifest has it."""
+    return (EPOCH + timedelta(microseconds=moment)).astimezone(UTC).isoformat()
+
+
+async def in_thread(work: Callable[..., _T], *arguments: Any) -> _T:  # noqa: ANN401  # those of the work
+    """Run work beside the event loop, and do not leave before it has ended: it holds files open."""
+    running = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise

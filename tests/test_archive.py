@@ -1,0 +1,346 @@
+"""Retention and archive: what leaves the database lies in a file that gives it back to the byte."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import asyncpg
+import duckdb
+import pytest
+from archive_data import fill, held, retire, settings
+from harness.daemon import Daemon
+from harness.databases import PROGRAM, execute
+from harness.postgres import PostgresServer
+from harness.progress import scalar
+from harness.proxy import PgProxy
+from harness.waiting import until
+from structlog.testing import capture_logs
+from test_store import rows
+
+from recio_ingest import parquet, restore, store
+from recio_ingest.errors import BadInputError, ConfigError, TryLaterError
+
+TABLES = (
+    "price_history", "momentum_history", "market_history", "market_data_history", "strike_history", "price_candles_1m",
+)  # fmt: skip
+FILE = "price_history_202507.parquet"
+LATE = (
+    'INSERT INTO historical_data.price_history ("timestamp", source, symbol, trade_id, price)'
+    " VALUES ('2025-07-31 23:59Z', 'coinbase', 'BTC-USD', 77, 1.50)"
+)
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from archive_data import retire
+steps = 0
+def counted(work):
+    def step(*arguments):
+        global steps
+        steps += 1
+        if steps == int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return work(*arguments)
+    return step
+os.fsync, Path.replace = counted(os.fsync), counted(Path.replace)
+print(asyncio.run(retire(sys.argv[1], sys.argv[2])))
+"""
+
+
+async def recio(dsn: str, home: Path, *arguments: str) -> tuple[int, str]:
+    """Run the program; return its exit code and what it says."""
+    process = await asyncio.create_subprocess_exec(
+        PROGRAM,
+        *arguments,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(home), "RECIO_DATABASE__DSN": dsn},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, said.decode()
+
+
+async def test_every_table_is_here(database: str) -> None:
+    """The tables below are all that history has."""
+    found = await rows(
+        database, "SELECT partrelid::regclass::text FROM pg_partitioned_table WHERE partrelid::regclass::text ~ '^hist'"
+    )
+    assert sorted(found) == sorted((f"historical_data.{table}",) for table in TABLES)
+
+
+@pytest.mark.parametrize("table", TABLES)
+async def test_there_and_back(database: str, tmp_path: Path, table: str) -> None:
+    """A month leaves for a file, and comes back equal to the byte, every column of every kind of row."""
+    name = await fill(database, table)
+    before = await held(database, table)
+    assert await retire(database, tmp_path) == (1, 1, 0)
+    assert await held(database, table) == []
+    assert not await scalar(database, "SELECT to_regclass($1)", name)
+    manifest = parquet.check(tmp_path / f"{table}_202507.parquet")
+    assert (manifest.rows, manifest.partition) == (len(before), name)
+
+    await restore.restore(database, tmp_path / f"{table}_202507.json")
+    assert await held(database, table) == before
+    assert await scalar(database, f"SELECT count(*) FROM {name}") == len(before)
+    assert await retire(database, tmp_path) == (0, 0, 0)  # somebody wants it
+    await execute(database, "UPDATE ingest.archives SET restored_at = NULL")
+    assert await retire(database, tmp_path) == (1, 1, 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{table}_202507.json", f"{table}_202507.parquet"]
+
+
+async def test_what_no_decimal_holds(database: str, tmp_path: Path) -> None:
+    """Infinities, NaN and forty digits come back too; only their column lies as text in that file."""
+    await fill(database, "momentum_history")
+    await execute(
+        database,
+        "UPDATE historical_data.momentum_history SET momentum = 'NaN', delta_1m = '-Infinity',"
+        " delta_2m = 1234567890.123456789012345678901234567890 WHERE row_no = 7",
+    )
+    before = await held(database, "momentum_history")
+    await retire(database, tmp_path)
+    manifest = parquet.check(tmp_path / "momentum_history_202507.parquet")
+    assert {c.name for c in manifest.columns if c.kind == "numeric" and not c.decimal} == {
+        "momentum",
+        "delta_1m",
+        "delta_2m",
+    }
+    await restore.restore(database, tmp_path / "momentum_history_202507.parquet")
+    assert await held(database, "momentum_history") == before
+
+
+async def test_damage_is_refused(database: str, tmp_path: Path) -> None:
+    """One changed byte in file or manifest, a file cut short, or none: 65, and the database is as before."""
+    await fill(database, "price_history")
+    await retire(database, tmp_path)
+    file, manifest = tmp_path / FILE, (tmp_path / FILE).with_suffix(".json")
+    whole, told = file.read_bytes(), manifest.read_text()
+    at = len(whole) // 2
+    for bad in (whole[:-9], b"", whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]):
+        file.write_bytes(bad)
+        with pytest.raises(BadInputError, match="is damaged"):
+            await restore.restore(database, file)
+    code, said = await recio(database, tmp_path, "--restore-archive", str(file))
+    assert (code, "is damaged" in said) == (65, True), said
+    file.write_bytes(whole)
+    for lie in (told.replace('"rows": 40', '"rows": 41'), told.replace("202507", "202508"), told[:-20], "[]"):
+        assert lie != told
+        manifest.write_text(lie)
+        with pytest.raises(BadInputError):
+            await restore.restore(database, file)
+    manifest.write_text(told)
+    assert await rows(database, "SELECT to_regclass('historical_data.price_history_202507')") == [(None,)]
+    code, said = await recio(database, tmp_path, "--restore-archive", str(file))
+    assert (code, "is back: 40 rows" in said) == (0, True), said
+    code, said = await recio(database, tmp_path, "--restore-archive", str(file))
+    assert (code, "is there already" in said) == (75, True), said
+
+
+async def test_a_file_that_lies_is_not_loaded(database: str, tmp_path: Path) -> None:
+    """Rows that are not those of the manifest, with digests that fit, are found by PostgreSQL and not kept."""
+    await fill(database, "price_history")
+    await retire(database, tmp_path)
+    told = tmp_path / "price_history_202507.json"
+    manifest = parquet.read_manifest(told)
+    told.write_text(manifest._replace(checksum=str(int(manifest.checksum) + 1)).text())
+    with pytest.raises(BadInputError, match="does not hold the rows"):
+        await restore.restore(database, tmp_path / FILE)
+    assert await held(database, "price_history") == []
+    assert await rows(database, "SELECT to_regclass('historical_data.price_history_202507')") == [(None,)]
+
+
+async def test_a_reader_puts_it_off(database: str, tmp_path: Path) -> None:
+    """While a reader holds the table nothing is dropped; a row that comes meanwhile is in what is archived then."""
+    await fill(database, "price_history")
+    reader = await asyncpg.connect(database)
+    try:
+        async with reader.transaction():
+            await reader.fetch("SELECT FROM historical_data.price_history")
+            assert await retire(database, tmp_path) == (1, 0, 1)
+            assert await reader.fetchval("SELECT count(*) FROM historical_data.price_history") == 40
+        await reader.execute(LATE)
+    finally:
+        await reader.close()
+    before = await held(database, "price_history")
+    assert await retire(database, tmp_path) == (1, 1, 0)
+    await restore.restore(database, tmp_path / "price_history_202507.2.parquet")
+    assert await held(database, "price_history") == before
+
+
+async def test_a_row_that_comes_between(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that is committed after the file was written keeps its partition from being dropped."""
+    await fill(database, "price_history")
+    try_out = restore.try_out
+
+    async def late(connection: asyncpg.Connection, path: Path) -> parquet.Manifest:
+        manifest = await try_out(connection, path)
+        await execute(database, LATE)
+        return manifest
+
+    monkeypatch.setattr(restore, "try_out", late)
+    assert await retire(database, tmp_path) == (1, 0, 1)
+    assert len(await held(database, "price_history")) == 41
+
+
+async def test_late_rows_join_what_comes_back(database: str, tmp_path: Path) -> None:
+    """Rows of a month that is gone wait in DEFAULT and join it; one with a key of its rows keeps it out."""
+    await fill(database, "price_history")
+    before = await held(database, "price_history")
+    key = 'source, symbol, "timestamp", trade_id'
+    again = f"INSERT INTO historical_data.price_history ({key}, price) SELECT {key}, price FROM twin"
+    await execute(database, "CREATE TABLE twin AS SELECT * FROM historical_data.price_history LIMIT 1")
+    await retire(database, tmp_path)
+    await execute(database, again)
+    with pytest.raises(TryLaterError, match="already"):
+        await restore.restore(database, tmp_path / FILE)
+    await execute(database, "DELETE FROM historical_data.price_history", LATE)
+    await restore.restore(database, tmp_path / FILE)
+    assert len(await held(database, "price_history_202507")) == len(before) + 1
+    assert set(before) < set(await held(database, "price_history"))
+
+
+async def test_nowhere_to_go(database: str) -> None:
+    """Retention without a folder drops nothing, and says so as an error."""
+    await fill(database, "price_history")
+    with capture_logs() as lines:
+        assert await retire(database, "") == (0, 0, 1)
+    assert [(line["event"], line["log_level"]) for line in lines] == [("archive.nowhere", "error")]
+    assert len(await held(database, "price_history")) == 40
+
+
+async def test_young_live_and_default_stay(database: str, tmp_path: Path) -> None:
+    """Only whole months of history that are old enough go."""
+    await fill(database, "price_history")
+    await execute(
+        database,
+        "CREATE TABLE historical_data.price_history_202512 PARTITION OF historical_data.price_history"
+        " FOR VALUES FROM ('2025-12-01Z') TO ('2026-01-01Z')",
+        'INSERT INTO historical_data.price_history ("timestamp", source, symbol, price)'
+        " VALUES ('2025-12-05Z', 'x', 'y', 1), ('2020-01-01Z', 'x', 'y', 1)",
+        'INSERT INTO live_data.btc_price_log ("timestamp", received_at, venue, symbol, price)'
+        " VALUES ('2025-07-01Z', '2025-07-01Z', 'x', 'y', 1)",
+    )
+    assert await retire(database, tmp_path) == (1, 1, 0)
+    assert len(await held(database, "price_history")) == 2
+    assert await rows(database, "SELECT count(*) FROM live_data.btc_price_log") == [(1,)]
+    with pytest.raises(asyncpg.PostgresError):
+        await execute(database, "SELECT ingest.begin_restore_v1('live_data.btc_price_log', 'live_data.x', '{a}', true)")
+
+
+async def intact(dsn: str, folder: Path, before: list[str]) -> None:
+    """Assert that every row is in the table, or in a file that gives it back."""
+    if await scalar(dsn, "SELECT to_regclass('historical_data.price_history_202507') IS NOT NULL"):
+        assert await held(dsn, "price_history") == before
+        return
+    connection = await store.connect(dsn, role=restore.ROLE)
+    try:
+        assert (await restore.try_out(connection, folder / FILE)).rows == len(before)
+    finally:
+        await connection.close()
+
+
+@pytest.mark.long
+async def test_cut_after_any_message(postgres: PostgresServer, database: str, tmp_path: Path) -> None:
+    """The connection lost after any of its messages: the rows are here or in a proven file; the next pass ends it."""
+    await fill(database, "price_history", 8)
+    before = await held(database, "price_history")
+    cuts = 0
+    async with PgProxy(postgres.socket) as proxy:
+        while True:
+            folder = tmp_path / str(cuts)
+            proxy.cut_after(1 + 3 * cuts)
+            try:
+                await retire(proxy.dsn(database), folder)
+                break
+            except (*store.ERRORS, TimeoutError):
+                cuts += 1
+                await intact(database, folder, before)
+            if not await scalar(database, "SELECT to_regclass('historical_data.price_history_202507') IS NOT NULL"):
+                await restore.restore(database, folder / FILE)
+                await execute(database, "UPDATE ingest.archives SET restored_at = NULL")
+        proxy.cut_after(0)
+    assert cuts > 10
+    await intact(database, folder, before)
+    assert await held(database, "price_history") == []
+
+
+@pytest.mark.long
+async def test_killed_at_every_step_on_disk(database: str, tmp_path: Path) -> None:
+    """Killed before each fsync and each rename: the rows are still here, and the next pass archives them."""
+    await fill(database, "price_history", 8)
+    before = await held(database, "price_history")
+    steps = 0
+    while True:
+        steps += 1
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", KILLED, database, str(tmp_path), str(steps)),
+            env={"PYTHONPATH": str(Path(__file__).parent)},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        said, _ = await process.communicate()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -9
+        await intact(database, tmp_path, before)
+        for path in tmp_path.iterdir():
+            path.unlink() if path.suffix == ".json" else None
+    assert (steps, b"dropped=1" in said) == (6, True)
+    await restore.restore(database, tmp_path / FILE)
+    assert await held(database, "price_history") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["price_history_202507.json", FILE]
+
+
+async def test_duckdb_reads_it(database: str, tmp_path: Path) -> None:
+    """The query of the documents answers over several files, and with the numbers that PostgreSQL has."""
+    await fill(database, "price_history", 2)
+    await execute(database, "DELETE FROM historical_data.price_history", LATE)
+    await retire(database, tmp_path)
+    await execute(database, LATE.replace("1.50", "0.1234567890123456789").replace("23:59Z", "23:10Z"))
+    await fill(database, "price_history", 0)
+    await retire(database, tmp_path)
+    assert (tmp_path / "price_history_202507.2.parquet").exists()
+
+    text = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
+    [query] = re.findall(r"```sql\n(SELECT epoch_ms.*?)```", text, re.DOTALL)
+    with duckdb.connect() as connection:
+        found = connection.execute(query.replace("/var/lib/recio-ingest/archive", str(tmp_path))).fetchall()
+    [(hour, low, high, close, volume, trades)] = found
+    assert (hour, Decimal(low), Decimal(high), volume, trades) == (
+        1754002800, Decimal("0.123456789012345679"), Decimal("1.5"), None, 2,
+    )  # fmt: skip
+    assert Decimal(close) == Decimal("1.5")
+
+
+def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The missing extra is a fault of the configuration, and its hint is a command."""
+    for name in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigError, match="pyarrow") as refused:
+        parquet.require()
+    assert "pip install" in refused.value.hint
+    assert refused.value.exit_code == 78
+
+
+async def test_the_daemon_does_it(database: str, tmp_path: Path) -> None:
+    """A daemon with retention set archives an old month by itself while it waits for its venue."""
+    await fill(database, "price_history")
+    nobody = {"enabled": True, "url": "ws://127.0.0.1:1", "rest_url": "http://127.0.0.1:1"}
+    wanted = settings(tmp_path / "archive")
+    async with Daemon(
+        tmp_path / "daemon",
+        database,
+        kalshi=nobody,
+        retention=wanted.retention.model_dump(),
+        archive=wanted.archive.model_dump(),
+    ) as daemon:
+        await daemon.start()
+
+        async def gone() -> bool:
+            return bool(await scalar(database, "SELECT count(*) FROM ingest.archives WHERE dropped_at IS NOT NULL"))
+
+        await until(gone, within_s=30, what="the month to be archived")
+    assert await held(database, "price_history") == []
+    assert parquet.check(tmp_path / "archive" / FILE).rows == 40
