@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import connect
 
-from benchmarks import backfill, rollover
+from benchmarks import backfill, queries, rollover
 from benchmarks.blaster import Venue, blaster, line, python
 from benchmarks.messages import VENUES
 from recio_ingest import store
@@ -63,8 +63,8 @@ async def main() -> None:
     if sys.argv[1:2] == ["copy"]:
         print(json.dumps(await copy(sys.argv[2], sys.argv[3])))
         return
-    if sys.argv[1:2] == ["backfill"]:
-        await backfill.main()
+    if sys.argv[1:2] in (["backfill"], ["queries"]):
+        await (backfill if sys.argv[1] == "backfill" else queries).main()
         return
     server = PostgresServer()
     server.start()
@@ -78,6 +78,7 @@ async def main() -> None:
         server.dispose()
     if not sys.argv[1:]:
         await backfill.main()
+        await queries.main()
 
 
 async def figures(server: PostgresServer, name: str) -> Table:
