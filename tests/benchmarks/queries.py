@@ -24,7 +24,7 @@ ROWS = int(os.environ.get("RECIO_BENCH_ROWS", "300_000"))
 READERS = 50
 # Each question is asked for so long on either side, but at least and at most so often.
 ALONE_S, ALONE_TIMES = 2.0, (3, 300)
-TOGETHER_S, TOGETHER_TIMES = 10.0, (2, 20)
+TOGETHER_S, TOGETHER_TIMES = 10.0, (1, 20)
 # Room for the readers; and the memory that a server with this much data would be given.
 SETTINGS = f"max_connections = {READERS + 10}\nshared_buffers = 1GB\nmax_wal_size = 4GB\n"
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)

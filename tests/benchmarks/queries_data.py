@@ -2,8 +2,8 @@
 
 Three in five are prices, three in ten quotes and trades of markets, one in ten rows of the ladder, over 36 days that
 end now. The last day lies in the live tables. Its prices are one a second (half of all, where they are too few for it).
-One event a day with 27 strikes, as Kalshi's daily one has; one of them, at the money, has a quarter of the messages, and
-one message in five is a trade. Below 100,000 rows an hour of it can be empty.
+One event a day with 27 strikes, as Kalshi's daily one has; one of them, at the money, has a quarter of the messages;
+one in five is a trade. Below 100,000 rows an hour of it can be empty.
 
 SQLite's layout is the predecessor's: text times, REAL prices, one column to an index. Three things favour it: one file
 per table, no `raw_json`, and ANALYZE, which its programs never ran.
