@@ -51,6 +51,8 @@ COMMAND_TIMEOUT_S = 60.0
 LOCK_TIMEOUT_MS = 5_000
 # Longer than any pause of a living writer (it commits at least its one tick a second), shorter than patience.
 OTHER_WRITER_S = 30.0
+# How far before the last frame a start looks into the past: nearly every market opens and closes within that.
+RECALL_US = 40 * 86_400 * 1_000_000
 ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What a call to the database can raise for a reason that lies outside this program."""
 INGEST_ROLE = "recio_ingest"
@@ -258,12 +260,14 @@ class Store:
     async def recall(self, names: Sequence[str], state: Mapping[str, Any]) -> dict[str, list[tuple[Any, ...]]]:
         """Return what parsers want to have back from the tables: the rows of these statements, numbers as text.
 
-        What a statement wants to know of the committed state, it finds in its one parameter.
+        What a statement wants to know it says by the types of its parameters: a time, from when on to read the past; a
+        text, the committed state as JSON.
         """
-        found, told = {}, orjson.dumps(state).decode()
+        found = {}
+        given = {"timestamptz": (state.get("last_ns") or 0) // 1000 - RECALL_US, "text": orjson.dumps(state).decode()}
         for recalled_name in names:
-            query = statement(recalled_name)
-            rows = await self._connection.fetch(query, *((told,) if "$1" in query else ()))
+            query = await self._connection.prepare(statement(recalled_name))
+            rows = await query.fetch(*(given[parameter.name] for parameter in query.get_parameters()))
             found[recalled_name] = [tuple(map(_as_parsed, row)) for row in rows]
         return found
 
@@ -278,7 +282,8 @@ class Store:
         if not wanted:
             return []
         venues, symbols, times = zip(*wanted, strict=True)
-        return list(await self._connection.fetch(statement("recent_prices"), venues, symbols, times, MAX_PRICES))
+        query = statement("recent_prices")
+        return list(await self._connection.fetch(query, venues, symbols, times, MAX_PRICES, min(times)))
 
     async def gaps(self, gaps_name: str, limit: int) -> list[Missing]:
         """Return gaps that this statement finds: closed, neither filled nor given up, the oldest first."""

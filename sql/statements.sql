@@ -112,21 +112,33 @@ SELECT frame_no, gap_no, channel, from_time, to_time, from_seq, to_seq, ARRAY[sc
 -- Which times to ask REST for: first how the markets stand, which tells what markets there were, then their trades; of
 -- these the counted holes first, as what else is asked for nearby would bring their trades and not count for them.
 -- The parts are the markets that were open then, as far as there are not too many to be asked for one by one.
--- Descriptions are read from two days before: a market is listed a day ahead. How markets stand is asked from the close
--- of the oldest on that was not over when it was last described, within a day: a kill may have come before its answer.
+-- How markets stand is asked from the close of the oldest on that was not over when it was last described, within a day:
+-- a kill may have come before its answer. Descriptions are live or past, found by the close that they name, those of the
+-- past among the 40 days before the gap and what came since. Where a close was moved, an earlier one may stand in: that
+-- asks for more.
 SELECT frame_no, gap_no, channel,
        CASE channel WHEN 'trade' THEN gap.from_time ELSE least(gap.from_time, (
          SELECT min(close_time)
-           FROM (SELECT DISTINCT ON (ticker) ticker, status, close_time FROM live_data.market_data
-                  WHERE venue = 'kalshi' AND received_at > gap.from_time - interval '2 days' AND status IS NOT NULL
+           FROM (SELECT DISTINCT ON (ticker) status, close_time FROM (
+                   SELECT ticker, status, close_time, frame_no, row_no FROM live_data.market_data
+                    WHERE close_time > gap.from_time - interval '1 day' AND close_time < gap.from_time
+                      AND venue = 'kalshi' AND status IS NOT NULL
+                    UNION ALL
+                   SELECT ticker, status, close_time, frame_no, row_no FROM historical_data.market_data_history
+                    WHERE close_time > gap.from_time - interval '1 day' AND close_time < gap.from_time
+                      AND venue = 'kalshi' AND status IS NOT NULL
+                      AND "timestamp" > gap.from_time - interval '40 days') AS described
                   ORDER BY ticker, frame_no DESC, row_no DESC) AS last
-          WHERE status <> 'finalized' AND close_time > gap.from_time - interval '1 day')) END AS from_time,
+          WHERE status <> 'finalized')) END AS from_time,
        to_time, from_seq, to_seq,
        CASE channel WHEN 'trade' THEN ARRAY(
-         SELECT DISTINCT market.ticker FROM live_data.market_data AS market
-          WHERE market.venue = 'kalshi' AND market.received_at > gap.from_time - interval '2 days'
-            AND market.open_time <= gap.to_time AND market.close_time >= gap.from_time
-          ORDER BY market.ticker LIMIT 2001) ELSE ARRAY[]::text[] END AS parts
+         SELECT ticker FROM live_data.market_data
+          WHERE close_time >= gap.from_time AND open_time <= gap.to_time AND venue = 'kalshi'
+          UNION
+         SELECT ticker FROM historical_data.market_data_history
+          WHERE close_time >= gap.from_time AND open_time <= gap.to_time AND venue = 'kalshi'
+            AND "timestamp" > gap.from_time - interval '40 days'
+          ORDER BY ticker LIMIT 2001) ELSE ARRAY[]::text[] END AS parts
   FROM ingest.gaps AS gap
  WHERE stream = 'live' AND feed = 'kalshi' AND channel IN ('trade', 'market_lifecycle_v2', 'rest')
    AND from_time IS NOT NULL AND to_time IS NOT NULL AND repaired_at IS NULL AND given_up_at IS NULL
@@ -148,47 +160,89 @@ SELECT venue, ticker, trade_id FROM historical_data.market_timeline
 
 -- kalshi_trades --
 -- What a parser remembers of trades, after a start: the ids of the last by socket and by REST, the oldest first. Each
--- kind by itself: that way the index gives its newest without a sort of all. As with all of these, the limit is that of
--- the parser's memory, to the row.
+-- kind by itself, live and past: that way the index gives its newest without a sort of all. As with all of these, the
+-- limit is that of the parser's memory, to the row, and what has rolled over counts as what has not. $1 is 40 days before
+-- the last frame: only some months are looked at, and what is older and would still be within the limit is new again.
 SELECT trade_id, event_type FROM (
-  (SELECT trade_id, event_type, frame_no, row_no FROM live_data.websocket_market_data
-    WHERE venue = 'kalshi' AND event_type = 'trade' ORDER BY frame_no DESC, row_no DESC LIMIT 5000)
+  (SELECT * FROM (
+     (SELECT trade_id, event_type, frame_no, row_no FROM live_data.websocket_market_data
+       WHERE venue = 'kalshi' AND event_type = 'trade' ORDER BY frame_no DESC, row_no DESC LIMIT 5000)
+     UNION ALL
+     (SELECT trade_id, event_type, frame_no, row_no FROM historical_data.market_history
+       WHERE venue = 'kalshi' AND event_type = 'trade' AND "timestamp" >= $1
+       ORDER BY frame_no DESC, row_no DESC LIMIT 5000)) AS trades
+    ORDER BY frame_no DESC, row_no DESC LIMIT 5000)
   UNION ALL
-  (SELECT trade_id, event_type, frame_no, row_no FROM live_data.websocket_market_data
-    WHERE venue = 'kalshi' AND event_type = 'rest_trade' ORDER BY frame_no DESC, row_no DESC LIMIT 5000)) AS last
+  (SELECT * FROM (
+     (SELECT trade_id, event_type, frame_no, row_no FROM live_data.websocket_market_data
+       WHERE venue = 'kalshi' AND event_type = 'rest_trade' ORDER BY frame_no DESC, row_no DESC LIMIT 5000)
+     UNION ALL
+     (SELECT trade_id, event_type, frame_no, row_no FROM historical_data.market_history
+       WHERE venue = 'kalshi' AND event_type = 'rest_trade' AND "timestamp" >= $1
+       ORDER BY frame_no DESC, row_no DESC LIMIT 5000)) AS rest_trades
+    ORDER BY frame_no DESC, row_no DESC LIMIT 5000)) AS last
  ORDER BY frame_no, row_no
 
 -- kalshi_prints --
 -- The same of the index.
 SELECT symbol, "timestamp" FROM (
-  SELECT symbol, "timestamp" FROM live_data.btc_price_log
-   WHERE symbol = 'BRTI' AND venue = 'cfbenchmarks' ORDER BY "timestamp" DESC LIMIT 600) AS last
+  SELECT * FROM (
+    (SELECT symbol, "timestamp" FROM live_data.btc_price_log
+      WHERE symbol = 'BRTI' AND venue = 'cfbenchmarks' ORDER BY "timestamp" DESC LIMIT 600)
+    UNION ALL
+    (SELECT symbol, "timestamp" FROM historical_data.price_history
+      WHERE symbol = 'BRTI' AND source = 'cfbenchmarks' AND "timestamp" >= $1 ORDER BY "timestamp" DESC LIMIT 600)
+    ) AS prints
+   ORDER BY "timestamp" DESC LIMIT 600) AS last
  ORDER BY "timestamp"
 
 -- kalshi_settled --
 -- The same of markets that were said to be settled.
 SELECT ticker FROM (
-  SELECT ticker, frame_no, row_no FROM live_data.websocket_market_data
-   WHERE venue = 'kalshi' AND event_type = 'settled' ORDER BY frame_no DESC, row_no DESC LIMIT 5000) AS last
+  SELECT * FROM (
+    (SELECT ticker, frame_no, row_no FROM live_data.websocket_market_data
+      WHERE venue = 'kalshi' AND event_type = 'settled' ORDER BY frame_no DESC, row_no DESC LIMIT 5000)
+    UNION ALL
+    (SELECT ticker, frame_no, row_no FROM historical_data.market_history
+      WHERE venue = 'kalshi' AND event_type = 'settled' AND "timestamp" >= $1
+      ORDER BY frame_no DESC, row_no DESC LIMIT 5000)) AS steps
+   ORDER BY frame_no DESC, row_no DESC LIMIT 5000) AS last
  ORDER BY frame_no, row_no
 
 -- kalshi_states --
 -- The last description of each market that came by REST (a lifecycle message has no status), after its row's age.
 SELECT DISTINCT ON (ticker) age, ticker, event_ticker, title, subtitle, status, strike_type, floor_strike, cap_strike,
        open_time, close_time, expected_expiration_time, settlement_time, result, expiration_value
-  FROM (SELECT *, row_number() OVER (ORDER BY frame_no DESC, row_no DESC) AS age FROM live_data.market_data
-         WHERE venue = 'kalshi' AND status IS NOT NULL ORDER BY frame_no DESC, row_no DESC LIMIT 20000) AS last
+  FROM (SELECT *, row_number() OVER (ORDER BY frame_no DESC, row_no DESC) AS age FROM (
+    (SELECT ticker, event_ticker, title, subtitle, status, strike_type, floor_strike, cap_strike, open_time, close_time,
+            expected_expiration_time, settlement_time, result, expiration_value, frame_no, row_no
+       FROM live_data.market_data WHERE venue = 'kalshi' AND status IS NOT NULL
+      ORDER BY frame_no DESC, row_no DESC LIMIT 20000)
+    UNION ALL
+    (SELECT ticker, event_ticker, title, subtitle, status, strike_type, floor_strike, cap_strike, open_time, close_time,
+            expected_expiration_time, settlement_time, result, expiration_value, frame_no, row_no
+       FROM historical_data.market_data_history WHERE venue = 'kalshi' AND status IS NOT NULL AND "timestamp" >= $1
+      ORDER BY frame_no DESC, row_no DESC LIMIT 20000)) AS every) AS last
+ WHERE age <= 20000
  ORDER BY ticker, age
 
 -- kalshi_quotes --
 -- The last quote of each market that came by REST, after its row's age.
 SELECT DISTINCT ON (ticker) age, ticker, yes_bid, yes_bid_size, yes_ask, yes_ask_size, last_price, volume, open_interest
-  FROM (SELECT *, row_number() OVER (ORDER BY frame_no DESC, row_no DESC) AS age FROM live_data.websocket_market_data
-         WHERE venue = 'kalshi' AND event_type = 'rest_quote' ORDER BY frame_no DESC, row_no DESC LIMIT 20000) AS last
+  FROM (SELECT *, row_number() OVER (ORDER BY frame_no DESC, row_no DESC) AS age FROM (
+    (SELECT ticker, yes_bid, yes_bid_size, yes_ask, yes_ask_size, last_price, volume, open_interest, frame_no, row_no
+       FROM live_data.websocket_market_data WHERE venue = 'kalshi' AND event_type = 'rest_quote'
+      ORDER BY frame_no DESC, row_no DESC LIMIT 20000)
+    UNION ALL
+    (SELECT ticker, yes_bid, yes_bid_size, yes_ask, yes_ask_size, last_price, volume, open_interest, frame_no, row_no
+       FROM historical_data.market_history WHERE venue = 'kalshi' AND event_type = 'rest_quote' AND "timestamp" >= $1
+      ORDER BY frame_no DESC, row_no DESC LIMIT 20000)) AS every) AS last
+ WHERE age <= 20000
  ORDER BY ticker, age
 
 -- kalshi_refused --
--- Answers that were put aside for an odd market, as far as the parser remembers them: its state ($1) says which.
+-- Answers that were put aside for an odd market, as far as the parser remembers them: its state ($1) says which. The
+-- quarantine does not roll over.
 SELECT frame_no, received_at, frame
   FROM jsonb_array_elements_text($1::text::jsonb #> '{feeds,kalshi,refused}') AS refused (no)
   JOIN ingest.quarantine ON frame_no = no::bigint AND feed = 'kalshi' AND row_no = 0 AND replayed_at IS NULL
@@ -199,22 +253,35 @@ SELECT frame_no, received_at, frame
 SELECT state::text FROM ingest.offsets WHERE spool_id = $1 AND frame_no = $2 AND state <> '{}' LIMIT 1
 
 -- recent_prices --
--- What the price windows hold: of each (venue, symbol) the live rows after a time, at most so many, the newest; in order
--- of their time, then of arrival. Repaired rows have no derived columns, every live one has its minute's mean.
+-- What the price windows hold: of each (venue, symbol) the rows after a time, at most so many, the newest; in order of
+-- their time, then of arrival. A window reaches back half an hour, which may be longer than rows stay live; the past is
+-- read from $5 on, the earliest of these times, so that only its months are planned for. Repaired rows have no derived
+-- columns, every other one has its minute's mean.
 SELECT venue, symbol, "timestamp", price::text AS price
   FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS wanted (of_venue, of_symbol, after_time),
-       LATERAL (SELECT venue, symbol, "timestamp", price, frame_no, row_no FROM live_data.btc_price_log
-                 WHERE symbol = of_symbol AND venue = of_venue AND "timestamp" > after_time
-                   AND one_minute_avg IS NOT NULL
-                 ORDER BY "timestamp" DESC, frame_no DESC, row_no DESC LIMIT $4) AS held
+       LATERAL (SELECT * FROM (
+         (SELECT venue, symbol, "timestamp", price, frame_no, row_no FROM live_data.btc_price_log
+           WHERE symbol = of_symbol AND venue = of_venue AND "timestamp" > after_time AND one_minute_avg IS NOT NULL
+           ORDER BY "timestamp" DESC, frame_no DESC, row_no DESC LIMIT $4)
+         UNION ALL
+         (SELECT p.source, p.symbol, p."timestamp", p.price, p.frame_no, p.row_no
+            FROM historical_data.price_history AS p
+           WHERE p.symbol = of_symbol AND p.source = of_venue AND p."timestamp" > after_time AND p."timestamp" >= $5
+             AND EXISTS (SELECT FROM historical_data.momentum_history AS m
+                          WHERE m.symbol = p.symbol AND m.source = p.source AND m."timestamp" = p."timestamp"
+                            AND m.trade_id IS NOT DISTINCT FROM p.trade_id AND m.one_minute_avg IS NOT NULL
+                            AND m."timestamp" >= $5)
+           ORDER BY p."timestamp" DESC, p.frame_no DESC, p.row_no DESC LIMIT $4)) AS every
+        ORDER BY "timestamp" DESC, frame_no DESC, row_no DESC LIMIT $4) AS held
  ORDER BY "timestamp", frame_no, row_no
 
 -- strike_markets --
 -- What was told of the markets that are not over, in order: descriptions, and the steps that open and end them. Over is
 -- what closed a day before the last frame, so that a close that was moved forward is among it. The clock is the last
--- frame's, out of the stream's state ($1): frames may have waited.
+-- frame's, out of the stream's state ($2): frames may have waited. A market may be described days before it closes, and
+-- not again: the past is read too, from $1 on, as of all that is recalled.
 WITH clock AS (
-  SELECT coalesce('epoch'::timestamptz + ($1::text::jsonb->>'last_ns')::bigint / 1000 * interval '1 microsecond',
+  SELECT coalesce('epoch'::timestamptz + ($2::text::jsonb->>'last_ns')::bigint / 1000 * interval '1 microsecond',
                   '-infinity') AS at)
 SELECT ticker, word, event_ticker, strike_type, floor_strike, cap_strike, close_time FROM (
   (SELECT ticker, status AS word, event_ticker, strike_type, floor_strike, cap_strike, close_time, frame_no, row_no
@@ -222,54 +289,85 @@ SELECT ticker, word, event_ticker, strike_type, floor_strike, cap_strike, close_
     WHERE close_time > (SELECT at FROM clock) - interval '1 day' ORDER BY close_time DESC LIMIT 50000)
   UNION ALL
   (SELECT ticker, status, event_ticker, strike_type, floor_strike, cap_strike, close_time, frame_no, row_no
+     FROM historical_data.market_data_history
+    WHERE close_time > (SELECT at FROM clock) - interval '1 day' AND "timestamp" >= $1
+    ORDER BY close_time DESC LIMIT 50000)
+  UNION ALL
+  (SELECT ticker, status, event_ticker, strike_type, floor_strike, cap_strike, close_time, frame_no, row_no
      FROM live_data.market_data
     WHERE close_time IS NULL ORDER BY frame_no DESC LIMIT 5000)
+  UNION ALL
+  (SELECT ticker, status, event_ticker, strike_type, floor_strike, cap_strike, close_time, frame_no, row_no
+     FROM historical_data.market_data_history
+    WHERE close_time IS NULL AND "timestamp" >= $1 ORDER BY frame_no DESC LIMIT 5000)
   UNION ALL
   SELECT ticker, step.event_type, NULL, NULL, NULL, NULL, NULL, frame_no, row_no
     FROM unnest(ARRAY['activated', 'deactivated', 'determined', 'settled']) AS step (event_type)
    CROSS JOIN LATERAL (
-     SELECT ticker, frame_no, row_no FROM live_data.websocket_market_data m
-      WHERE m.event_type = step.event_type AND m.event_type <> 'ticker' ORDER BY frame_no DESC LIMIT 5000) AS last
+     (SELECT ticker, frame_no, row_no FROM live_data.websocket_market_data AS live
+       WHERE live.event_type = step.event_type AND live.event_type <> 'ticker' ORDER BY frame_no DESC LIMIT 5000)
+     UNION ALL
+     (SELECT ticker, frame_no, row_no FROM historical_data.market_history AS past
+       WHERE past.event_type = step.event_type AND past.event_type <> 'ticker' AND past."timestamp" >= $1
+       ORDER BY frame_no DESC LIMIT 5000)) AS last
  ) AS told
  ORDER BY frame_no, row_no
 
 -- strike_quotes --
 -- The newest quote of each market that is open, or opens within the hour, since it was described first. Newest is what
--- came last, which is among the last by the venue's time.
+-- came last, which is among the last by the venue's time. A strike far from the price may have been quoted days ago.
 WITH clock AS (
-  SELECT coalesce('epoch'::timestamptz + ($1::text::jsonb->>'last_ns')::bigint / 1000 * interval '1 microsecond',
+  SELECT coalesce('epoch'::timestamptz + ($2::text::jsonb->>'last_ns')::bigint / 1000 * interval '1 microsecond',
                   '-infinity') AS at
 ), markets AS (
   SELECT ticker, min(frame_no) AS since, min(open_time) AS opens FROM (
-    SELECT ticker, frame_no, open_time FROM live_data.market_data
-     WHERE close_time > (SELECT at FROM clock) ORDER BY close_time LIMIT 50000) AS told
+    (SELECT ticker, frame_no, open_time FROM live_data.market_data
+      WHERE close_time > (SELECT at FROM clock) ORDER BY close_time LIMIT 50000)
+    UNION ALL
+    (SELECT ticker, frame_no, open_time FROM historical_data.market_data_history
+      WHERE close_time > (SELECT at FROM clock) AND "timestamp" >= $1 ORDER BY close_time LIMIT 50000)) AS told
    GROUP BY ticker)
 SELECT k.ticker, q.yes_bid, q.yes_ask, q.no_bid, q.no_ask, q.last_price, q.volume, q.open_interest
   FROM markets k
  CROSS JOIN LATERAL (
   SELECT * FROM (
-    SELECT yes_bid, yes_ask, no_bid, no_ask, last_price, volume, open_interest, frame_no, row_no
-      FROM live_data.websocket_market_data m
-     WHERE m.ticker = k.ticker AND event_type IN ('ticker', 'rest_quote') AND frame_no >= k.since
-     ORDER BY "timestamp" DESC LIMIT 20) AS last
+    (SELECT yes_bid, yes_ask, no_bid, no_ask, last_price, volume, open_interest, frame_no, row_no
+       FROM live_data.websocket_market_data live
+      WHERE live.ticker = k.ticker AND event_type IN ('ticker', 'rest_quote') AND frame_no >= k.since
+      ORDER BY "timestamp" DESC LIMIT 20)
+    UNION ALL
+    (SELECT yes_bid, yes_ask, no_bid, no_ask, last_price, volume, open_interest, frame_no, row_no
+       FROM historical_data.market_history past
+      WHERE past.ticker = k.ticker AND event_type IN ('ticker', 'rest_quote') AND frame_no >= k.since
+        AND past."timestamp" >= $1
+      ORDER BY "timestamp" DESC LIMIT 20)) AS last
    ORDER BY frame_no DESC, row_no DESC LIMIT 1) q
  WHERE k.opens IS NULL OR k.opens <= (SELECT at FROM clock) + interval '1 hour' LIMIT 20000
 
 -- strike_rows --
--- What the last row of the ladder said of each of them.
+-- What the last row of the ladder said of each of them, however long it has not changed. A second's mark is its row's
+-- time and its arrival.
 WITH clock AS (
-  SELECT coalesce('epoch'::timestamptz + ($1::text::jsonb->>'last_ns')::bigint / 1000 * interval '1 microsecond',
+  SELECT coalesce('epoch'::timestamptz + ($2::text::jsonb->>'last_ns')::bigint / 1000 * interval '1 microsecond',
                   '-infinity') AS at
 ), markets AS (
   SELECT ticker, min(open_time) AS opens FROM (
-    SELECT ticker, open_time FROM live_data.market_data
-     WHERE close_time > (SELECT at FROM clock) ORDER BY close_time LIMIT 50000) AS told
+    (SELECT ticker, open_time FROM live_data.market_data
+      WHERE close_time > (SELECT at FROM clock) ORDER BY close_time LIMIT 50000)
+    UNION ALL
+    (SELECT ticker, open_time FROM historical_data.market_data_history
+      WHERE close_time > (SELECT at FROM clock) AND "timestamp" >= $1 ORDER BY close_time LIMIT 50000)) AS told
    GROUP BY ticker)
 SELECT k.ticker, r.yes_bid, r.yes_ask, r.no_bid, r.no_ask
   FROM markets k
  CROSS JOIN LATERAL (
-  SELECT yes_bid, yes_ask, no_bid, no_ask FROM live_data.btc_live_strikes s
-   WHERE s.ticker = k.ticker ORDER BY received_at DESC LIMIT 1) r
+  SELECT * FROM (
+    (SELECT yes_bid, yes_ask, no_bid, no_ask, received_at FROM live_data.btc_live_strikes live
+      WHERE live.ticker = k.ticker ORDER BY received_at DESC LIMIT 1)
+    UNION ALL
+    (SELECT yes_bid, yes_ask, no_bid, no_ask, "timestamp" FROM historical_data.strike_history past
+      WHERE past.ticker = k.ticker AND past."timestamp" >= $1 ORDER BY "timestamp" DESC LIMIT 1)) AS last
+   ORDER BY received_at DESC LIMIT 1) r
  WHERE k.opens IS NULL OR k.opens <= (SELECT at FROM clock) + interval '1 hour' LIMIT 20000
 
 -- open_quarantine --

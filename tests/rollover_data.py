@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from harness.databases import execute
 from test_store import rows
 
+from recio_ingest.rollover import Rollover
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -75,6 +77,13 @@ TOTALS = " UNION ALL ".join(
 async def fill(dsn: str, count: int = 1000, age: str = "25 hours") -> None:
     """Put rows into every live table (a tenth of `count` into `market_data`); the newest came `age` ago."""
     await execute(dsn, "SET timezone = 'UTC'; " + FILL.format(rows=count, age=age))
+
+
+async def roll_all(dsn: str) -> None:
+    """Move every row that is there, however young."""
+    done = await Rollover(dsn, -1e9, keep_raw=False).run_once()
+    assert done.troubles == []
+    assert sum((await count(dsn, "live_data")).values()) == 0
 
 
 async def totals(dsn: str) -> Sequence[tuple[Any, ...]]:

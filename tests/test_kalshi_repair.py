@@ -10,6 +10,7 @@ import asyncpg
 import orjson
 import pytest
 from harness.kalshi_client import START, simulated
+from rollover_data import roll_all
 from samples import START_NS, TIME, data
 
 from recio_ingest import rest, store
@@ -326,8 +327,12 @@ async def test_holes_far_apart_share_nothing(database: str) -> None:
         assert await ledger(connection) == [(1, 5, True, None, None), (1, 0, False, None, "venue_has_fewer")]
 
 
-async def test_how_markets_stand_comes_first(database: str) -> None:
-    """Then trades, the counted holes first; state is asked from the close of the oldest market that is not over."""
+@pytest.mark.parametrize("past", [False, True], ids=["live", "past"])
+async def test_how_markets_stand_comes_first(database: str, past: bool) -> None:  # noqa: FBT001  # a parameter of pytest's
+    """Then trades, the counted holes first; state is asked from the close of the oldest market that is not over.
+
+    Descriptions may have rolled over meanwhile.
+    """
     day = 86_400
     async with store.session(database) as opened:
         connection = opened._connection
@@ -346,6 +351,8 @@ async def test_how_markets_stand_comes_first(database: str) -> None:
                 "FROM (SELECT to_timestamp($4::float8 - 3000) AS at, to_timestamp($4) AS closes) AS of",
                 name, status, number, float(closes),
             )  # fmt: skip
+        if past:
+            await roll_all(database)
         gaps = await opened.gaps(KalshiRepair.GAPS, 10)
     assert [gap.frame_no for gap in gaps] == [3, 5, 2, 1]
     asked = [(gap.from_time // 10**6, list(gap.parts)) for gap in gaps]

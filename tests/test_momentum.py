@@ -13,6 +13,7 @@ import pytest
 from harness.databases import execute
 from hypothesis import given
 from hypothesis import strategies as st
+from rollover_data import roll_all
 from samples import START_NS, match
 from sources import Frames
 from test_store import rows
@@ -193,8 +194,8 @@ SELECT a.no, a.momentum IS NOT DISTINCT FROM c.momentum
 """With 40 decimals a tie of the sixth is one only where it is one; the test's prices have none."""
 
 
-async def ship(dsn: str, parts: Sequence[Sequence[Frame]]) -> list[Batch]:
-    """Commit each part by a decoder that knows only what the database says."""
+async def ship(dsn: str, parts: Sequence[Sequence[Frame]], *, past: bool = False) -> list[Batch]:
+    """Commit each part by a decoder that knows only what the database says; with `past`, all rows roll over at once."""
     batches = []
     async with store.session(dsn) as opened:
         position = await opened.acquire(LIVE_STREAM, "a", start_no=0)
@@ -202,6 +203,8 @@ async def ship(dsn: str, parts: Sequence[Sequence[Frame]]) -> list[Batch]:
             batches.append((await _decoder(opened, position)).decode(part))
             position = await opened.commit(position, batches[-1])
             position = await opened.acquire(LIVE_STREAM, "a", start_no=0, epoch=position.epoch)
+            if past:
+                await roll_all(dsn)
     return batches
 
 
@@ -229,7 +232,20 @@ async def test_a_restart_at_every_place(database: str) -> None:
         assert [row for part in parts for row in part.tables[BtcPrice]] == whole
 
 
-async def test_repaired_rows_stay_outside(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_restart_with_a_short_window(database: str) -> None:
+    """Where rows have rolled over before they are out of reach, the rows after a restart are the same."""
+    given = frames(60, seed=3)
+    parts = await ship(database, [given[at : at + 10] for at in range(0, 60, 10)], past=True)
+    assert [row for part in parts for row in part.tables[BtcPrice]] == Decoder({}).decode(given).tables[BtcPrice]
+    assert await rows(database, "SELECT count(*)::int FROM historical_data.momentum_history") == [(60,)]
+
+
+@pytest.mark.parametrize("past", [False, True], ids=["live", "past"])
+async def test_repaired_rows_stay_outside(
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    past: bool,  # noqa: FBT001  # a parameter of pytest's
+) -> None:
     """A row that was fetched again has no derived columns, and nothing is compared with it, even after a restart."""
     given = frames(40, seed=5)
     expected = [row[-8:] for row in Decoder({}).decode(given).tables[BtcPrice]]
@@ -245,7 +261,7 @@ async def test_repaired_rows_stay_outside(database: str, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Decoder, "decode_one", decoded)
     later = [frame._replace(frame_no=frame.frame_no + 1000) for frame in given[20:]]
-    parts = await ship(database, [given[:20], [repair], later])
+    parts = await ship(database, [given[:20], [repair], later], past=past)
     got = [row for part in parts for row in part.tables[BtcPrice]]
     assert got[20][-8:] == (None,) * 8
     assert [row[-8:] for row in (*got[:20], *got[21:])] == expected

@@ -9,12 +9,14 @@ import asyncpg
 import orjson
 import pytest
 from harness.databases import execute
+from rollover_data import roll_all
 
 from recio_ingest import store
 from recio_ingest.decode import Decoder, recall
 from recio_ingest.records import DAEMON_FEED, LIVE_STREAM, Batch, Frame, Kind, LiveStrike, Outcome
 
 SERIES, EVENTS = "S", ("S-1", "S-2")
+STRIKES = {False: "live_data.btc_live_strikes", True: "historical_data.strike_history"}
 
 
 def _described(event: int, strike: int, status: str, now_s: int, **more: Any) -> dict[str, Any]:
@@ -23,9 +25,9 @@ def _described(event: int, strike: int, status: str, now_s: int, **more: Any) ->
     return facts | {"strike_type": "greater", "floor_strike": strike, "close_time": closes} | more
 
 
-def _quote(event: int, strike: int, bid: str) -> dict[str, Any]:
+def _quote(event: int, strike: int, bid: str, now_s: int) -> dict[str, Any]:
     body = {"market_ticker": f"{EVENTS[event]}-T{strike}", "yes_bid_dollars": bid, "yes_ask_dollars": "0.9900"}
-    return {"type": "ticker", "sid": 1, "msg": body | {"volume_fp": "1.00", "ts_ms": 1}}
+    return {"type": "ticker", "sid": 1, "msg": body | {"volume_fp": "1.00", "ts_ms": now_s * 1000}}
 
 
 def _step(seq: int, event: int, strike: int, word: str) -> dict[str, Any]:
@@ -44,8 +46,17 @@ def story(now_s: int) -> list[Frame]:
     rows = [_described(0, strike, "active", now_s) for strike in range(100, 1500, 100)]
     rows += [_described(1, strike, "initialized", now_s) for strike in range(100, 1500, 100)]
     messages: list[tuple[float, Any]] = [(0, {"markets": rows, "cursor": ""}), (0.1, _print(1, now_s, "1200.50"))]
-    messages += [(0.2, _quote(0, 100, "0.9000")), (1.0, None), (1.2, _quote(0, 100, "0.9000")), (2.0, None)]
-    messages += [(2.1, _quote(0, 100, "0.9100")), (2.2, _print(2, now_s, "1200.75")), (2.3, _quote(1, 200, "0.5000"))]
+    messages += [
+        (0.2, _quote(0, 100, "0.9000", now_s)),
+        (1.0, None),
+        (1.2, _quote(0, 100, "0.9000", now_s)),
+        (2.0, None),
+    ]
+    messages += [
+        (2.1, _quote(0, 100, "0.9100", now_s)),
+        (2.2, _print(2, now_s, "1200.75")),
+        (2.3, _quote(1, 200, "0.5000", now_s)),
+    ]
     messages += [(3.0, None), (3.1, _step(1, 0, 1400, "deactivated")), (4.0, None)]
     messages += [
         (9.0, None),
@@ -53,7 +64,7 @@ def story(now_s: int) -> list[Frame]:
         (10.2, _step(2, 1, 200, "activated")),
         (10.3, _step(3, 1, 300, "activated")),
     ]
-    messages += [(11.0, None), (11.5, _quote(1, 200, "0.6000")), (12.0, None), (13.0, None)]
+    messages += [(11.0, None), (11.5, _quote(1, 200, "0.6000", now_s)), (12.0, None), (13.0, None)]
     begin = Frame(1, now_s * 10**9, "kalshi", Kind.CONNECTED, orjson.dumps({"series": [SERIES], "by": "socket"}))
     return [
         begin,
@@ -70,9 +81,16 @@ def _ladder(*batches: Batch) -> list[Any]:
     return [row for batch in batches for row in batch.tables.get(LiveStrike, [])]
 
 
-@pytest.mark.parametrize("now_s", [int(time.time()) - 5, 1_790_000_000], ids=["now", "long ago"])
-async def test_a_restart_between_any_two_frames(database: str, now_s: int) -> None:
-    """A decoder that begins anew from the tables before every frame gives the rows of one that remembers them all."""
+@pytest.mark.parametrize(
+    ("now_s", "past"),
+    [(int(time.time()) - 5, False), (1_790_000_000, False), (1_790_000_000, True)],
+    ids=["now", "long ago", "rolled over"],
+)
+async def test_a_restart_between_any_two_frames(database: str, now_s: int, past: bool) -> None:  # noqa: FBT001  # pytest's
+    """A decoder that begins anew from the tables before every frame gives the rows of one that remembers them all.
+
+    So it does where each row rolls over at once.
+    """
     frames = story(now_s)
     whole = Decoder({}).decode(frames)
     assert (whole.quarantine, whole.counts[Outcome.CONTROL]) == ([], 1 + sum(not frame.data for frame in frames))
@@ -84,11 +102,13 @@ async def test_a_restart_between_any_two_frames(database: str, now_s: int) -> No
         for frame in frames:
             parts.append(Decoder(position.state, await opened.recall(recall(), position.state)).decode([frame]))
             position = await opened.commit(position, parts[-1])
+            if past and parts[-1].tables:
+                await roll_all(database)
     assert _ladder(*parts) == wanted
     connection = await asyncpg.connect(database)
     try:
         stored = await connection.fetch(
-            f"SELECT {', '.join(LiveStrike._fields[2:])} FROM live_data.btc_live_strikes ORDER BY frame_no, row_no"
+            f"SELECT {', '.join(LiveStrike._fields[2:])} FROM {STRIKES[past]} ORDER BY frame_no, row_no"
         )
     finally:
         await connection.close()

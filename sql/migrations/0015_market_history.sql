@@ -1,6 +1,6 @@
 -- Prediction markets of the past: what live_data had of them, partitioned by the venue's time, one UTC month each. Rows
 -- come by the rollover alone, which moves each once. Every index here is paid for once per row of a day, so each table
--- has one for its readers, and BRIN where arrival gives the order.
+-- has one for its readers, small ones for what a start reads back, and BRIN where arrival gives the order.
 CREATE TABLE historical_data.market_history (
   "timestamp"   timestamptz NOT NULL,
   received_at   timestamptz NOT NULL,
@@ -34,6 +34,11 @@ CREATE TABLE historical_data.market_history_default PARTITION OF historical_data
 -- it: they have no id, and are nine rows of ten.
 CREATE UNIQUE INDEX market_history_key ON historical_data.market_history (ticker, "timestamp", trade_id, venue)
  WHERE trade_id IS NOT NULL;
+
+-- What the daemon reads back at every start to know what it has already, as from the live table: what came last, also
+-- where it has rolled over. One row of ten is in it.
+CREATE INDEX market_history_steps ON historical_data.market_history (event_type, frame_no)
+ WHERE event_type <> 'ticker';
 
 -- One market's quotes and trades of an hour.
 CREATE INDEX market_history_ticker ON historical_data.market_history (ticker, "timestamp");
@@ -78,6 +83,10 @@ CREATE TABLE historical_data.market_data_history_default PARTITION OF historical
 
 -- How one market was described, and when that changed.
 CREATE INDEX market_data_history_ticker ON historical_data.market_data_history (ticker, "timestamp");
+
+-- The last descriptions by REST, and those of markets that are not over, when the daemon starts; what closed when.
+CREATE INDEX market_data_history_states ON historical_data.market_data_history (frame_no) WHERE status IS NOT NULL;
+CREATE INDEX market_data_history_close_time ON historical_data.market_data_history (close_time, frame_no);
 
 -- From a frame to its rows, as above.
 CREATE INDEX market_data_history_frame_no ON historical_data.market_data_history USING brin (frame_no)

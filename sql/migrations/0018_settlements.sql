@@ -17,9 +17,6 @@ CREATE TABLE ingest.settlements (
     CASE outcome WHEN 'incomplete' THEN computed IS NULL ELSE computed IS NOT NULL END)
 );
 
--- The events that closed within a day.
-CREATE INDEX market_data_history_close_time ON historical_data.market_data_history (close_time);
-
 DO $$
 BEGIN
   IF to_regrole('recio_ingest') IS NULL THEN

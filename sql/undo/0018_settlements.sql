@@ -3,5 +3,4 @@
 \set tables 'ingest.settlements'
 \ir check.sql
 
-DROP INDEX historical_data.market_data_history_close_time;
 DROP TABLE ingest.settlements;
