@@ -24,6 +24,7 @@ def promtool() -> str:
         ("check", "config", "prometheus.yml"),
         ("check", "rules", "alerts.yml"),
         ("test", "rules", "alerts.test.yml"),
+        ("test", "rules", "alerts.days.test.yml"),
     ],
     ids=" ".join,
 )
@@ -47,9 +48,9 @@ def test_the_rule_tests_can_fail(promtool: str, tmp_path: Path) -> None:
 
 
 def test_every_alert_has_a_unit_test() -> None:
-    """No rule is in alerts.yml that alerts.test.yml does not see firing."""
+    """No rule is in alerts.yml that no unit test sees firing."""
     rules = set(re.findall(r"- alert: (\w+)", (CONFIG / "alerts.yml").read_text()))
-    tests = (CONFIG / "alerts.test.yml").read_text()
+    tests = "".join(path.read_text() for path in CONFIG.glob("alerts*.test.yml"))
     fired = set(re.findall(r"alertname: (\w+)\n +exp_alerts:\n +- exp_labels", tests))
     assert rules
     assert rules == fired
