@@ -25,8 +25,8 @@ from recio_ingest.records import (
     Quarantined,
     Repaired,
     Row,
+    Rows,
     is_repair,
-    make,
 )
 
 
@@ -51,36 +51,25 @@ class Decoder:
 
     def decode(self, frames: Sequence[Frame]) -> Batch:
         """Return the batch of these frames (at least one, in order)."""
-        tables: dict[type[Row], list[Row]] = defaultdict(list)
-        outcomes: dict[tuple[str, Outcome], int] = {}
-        quarantine: list[Quarantined] = []
-        ledger: dict[tuple[int, ...], Gap | Repaired] = {}
-        answers = 0
+        outcomes: dict[tuple[str, Outcome], int] = defaultdict(int)
+        given: list[Row | Gap | Quarantined | Repaired] = []
         newest: dict[str, tuple[int, Micros]] = {}
         for frame in frames:
             try:
-                outcome, rows, venue_time = self._derived(frame)
+                outcome, rows, venue_time = self.decode_one(frame)
+                if rows:
+                    given += self._derived(frame, rows)
             except BadMessageError as exc:
-                quarantine.append(_quarantined(frame, exc.reason, str(exc)))
-                outcome, rows, venue_time = Outcome.QUARANTINED, exc.rows, None
+                given += (_quarantined(frame, exc.reason, str(exc)), *exc.rows)
+                outcome, venue_time = Outcome.QUARANTINED, None
             except Exception as exc:  # noqa: BLE001  # a parser's bug costs that frame, never the stream
-                quarantine.append(_quarantined(frame, "bug", repr(exc)))
-                outcome, rows, venue_time = Outcome.QUARANTINED, (), None
-            feed = frame.feed
-            self._last_ns = frame.recv_ns
-            outcomes[feed, outcome] = outcomes.get((feed, outcome), 0) + 1
-            for row in rows:
-                if isinstance(row, Gap):
-                    ledger[row.frame_no, row.gap_no, answers] = row
-                elif isinstance(row, Quarantined):
-                    quarantine.append(row)
-                elif isinstance(row, Repaired):
-                    ledger[(answers,)] = row
-                    answers += 1
-                else:
-                    tables[type(row)].append(row)
+                given.append(_quarantined(frame, "bug", repr(exc)))
+                outcome, venue_time = Outcome.QUARANTINED, None
+            feed, recv_ns = frame.feed, frame.recv_ns
+            self._last_ns = recv_ns
+            outcomes[feed, outcome] += 1
             if venue_time is not None:
-                newest[feed] = (frame.recv_ns, venue_time)
+                newest[feed] = (recv_ns, venue_time)
         counts = dict.fromkeys(Outcome, 0)
         for (_, outcome), count in outcomes.items():
             counts[outcome] += count
@@ -90,20 +79,18 @@ class Decoder:
             frames=list(frames),
             state=self.state(),
             counts=counts,
-            tables=dict(tables),
-            quarantine=quarantine,
-            outcomes=outcomes,
+            tables=_tables(given),
+            quarantine=[row for row in given if isinstance(row, Quarantined)],
+            outcomes=dict(outcomes),
             newest={name: Newest(*pair) for name, pair in newest.items()},
-            ledger=list(ledger.values()),
+            ledger=_ledger(given),
         )
 
-    def _derived(self, frame: Frame) -> Decoded:
-        """Return what a frame gives after those before it; nothing is compared with what was fetched again."""
-        decoded = self.decode_one(frame)
-        if not decoded.rows or is_repair(frame):
-            return decoded
-        rows = tuple([self._windows.derive(row) if type(row) is BtcPrice else row for row in decoded.rows])
-        return make(Decoded, (decoded.outcome, rows, decoded.venue_time))
+    def _derived(self, frame: Frame, rows: Rows) -> Sequence[Row | Gap | Quarantined | Repaired]:
+        """Return a frame's rows after those of earlier ones; nothing is compared with what was fetched again."""
+        if is_repair(frame):
+            return rows
+        return [self._windows.derive(row) if type(row) is BtcPrice else row for row in rows]
 
     def decode_one(self, frame: Frame) -> Decoded:
         """Return what one frame gives, without derived columns: alone, a frame has no earlier ones.
@@ -149,6 +136,27 @@ class Decoder:
 def recall() -> tuple[str, ...]:
     """Return the statements that a decoder wants the rows of."""
     return (*feeds.recall(), *strikes.RECALL)
+
+
+def _tables(given: Iterable[object]) -> dict[type[Row], list[Row]]:
+    tables: dict[type[Row], list[Row]] = defaultdict(list)
+    for row in given:
+        if isinstance(row, Row):
+            tables[type(row)].append(row)
+    return dict(tables)
+
+
+def _ledger(given: Iterable[object]) -> list[Gap | Repaired]:
+    """Return a gap's newest state before each answer and after the last."""
+    ledger: dict[tuple[int, ...], Gap | Repaired] = {}
+    answers = 0
+    for row in given:
+        if isinstance(row, Gap):
+            ledger[row.frame_no, row.gap_no, answers] = row
+        elif isinstance(row, Repaired):
+            ledger[(answers,)] = row
+            answers += 1
+    return list(ledger.values())
 
 
 def _quarantined(frame: Frame, reason: str, detail: str) -> Quarantined:

@@ -275,6 +275,10 @@ TABLES: dict[type[Row], str] = {
 """The live table of each type of row; its columns are the type's fields, the others stay NULL."""
 
 
+Rows = tuple[Row | Gap | Quarantined | Repaired, ...]
+"""All that one frame gives."""
+
+
 class Decoded(NamedTuple):
     """What one frame gave: its outcome, its rows, and the venue's own time where the frame has one.
 
@@ -283,7 +287,7 @@ class Decoded(NamedTuple):
     """
 
     outcome: Outcome
-    rows: tuple[Row | Gap | Quarantined | Repaired, ...] = ()
+    rows: Rows = ()
     venue_time: Micros | None = None
 
 
@@ -342,7 +346,7 @@ REPAIR = b'{"repair":'
 
 def is_repair(frame: Frame) -> bool:
     """Tell whether a frame answers for a gap: its rows are late, and no part of what was happening when they came."""
-    return frame.kind == Kind.DATA and frame.data.startswith(REPAIR)
+    return frame.data.startswith(REPAIR) and frame.kind == Kind.DATA
 
 
 def trade_name(row: Row) -> tuple[str, str | None, int | str] | None:
