@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 Micros = int
 """A time: microseconds since 1970, UTC, as PostgreSQL keeps them.
@@ -358,4 +357,5 @@ def trade_name(row: Row) -> tuple[str, str | None, int | str] | None:
 
 def micros(moment: datetime) -> Micros:
     """Return an aware time as microseconds since 1970."""
-    return (moment - EPOCH) // _MICROSECOND
+    since = moment - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

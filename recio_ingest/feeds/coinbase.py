@@ -55,6 +55,8 @@ _NO_TIME = "0001-01-01T00:00:00.000000Z"
 _MAX_TRADE_ID = 2**63 - 1
 _NO_BOOK = (None, None)
 _UNDERIVED = (None,) * 8
+# To find a member in its class takes 0.1 us in Python 3.11, and every frame would do so two or three times.
+_DATA, _SHIPPED, _STATE = Kind.DATA, Outcome.SHIPPED, Outcome.STATE
 
 
 def feed(settings: Coinbase) -> Feed:
@@ -98,7 +100,7 @@ class CoinbaseParser:
 
     def decode(self, frame: Frame) -> Decoded:
         """Return what the frame gives."""
-        if frame.kind != Kind.DATA:
+        if frame.kind != _DATA:
             return Decoded(Outcome.CONTROL, self._outage.mark(frame))
         try:
             message = orjson.loads(frame.data)
@@ -123,7 +125,7 @@ class CoinbaseParser:
         quote = self._book.get(symbol, _NO_BOOK)
         columns = (moment, frame.recv_ns // 1000, NAME, symbol, price, size, side, trade_id, *quote, frame.frame_no, 0)
         row = make(BtcPrice, (*columns, *_UNDERIVED))
-        return make(Decoded, (Outcome.SHIPPED, (row, *gaps), moment))
+        return make(Decoded, (_SHIPPED, (row, *gaps), moment))
 
     def _repair(self, frame: Frame) -> Decoded:
         """Make rows of trades that were asked for again: what held when they were made, nobody knows."""
@@ -155,7 +157,7 @@ class CoinbaseParser:
         moment = frame.recv_ns // 1000 if late else _time(message, frame)
         symbol, _ = self._product(message)
         self._book[symbol] = book
-        return make(Decoded, (Outcome.STATE, (), moment))
+        return make(Decoded, (_STATE, (), moment))
 
     def _heartbeat(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         moment = _time(message, frame)
@@ -189,12 +191,17 @@ def _trade(message: dict[str, Any], frame: Frame) -> tuple[Micros, int, str, str
     if type(trade_id) is not int or not 0 < trade_id <= _MAX_TRADE_ID:
         raise BadMessageError("schema", "trade_id is not a positive 64-bit integer")
     price, size = message.get("price"), message.get("size")
-    if not (type(price) is str and type(size) is str and _POSITIVE(price) and _POSITIVE(size)):
+    if not (type(price) is str and type(size) is str and _is_price(price) and _POSITIVE(size)):
         raise BadMessageError("bounds", "price or size is not a positive decimal string")
     side = message.get("side")
     if type(side) is not str or side not in _TAKER:
         raise BadMessageError("schema", "side is neither buy nor sell")
     return moment, trade_id, price, size, _TAKER[side]
+
+
+@lru_cache(maxsize=4096)  # prices repeat, sizes do not
+def _is_price(text: str) -> bool:
+    return _POSITIVE(text) is not None
 
 
 @lru_cache(maxsize=4096)  # quotes repeat: most tickers move one side, by a cent
