@@ -22,6 +22,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from recio_ingest.numeric import pack
@@ -130,13 +131,13 @@ class Window:
             change = (ratio >> _GUARD_BITS) - _HUNDRED_PERCENT
             if not ratio & _REST and change & 1 and not scaled % before:
                 change -= 1  # exactly between two: to the even one
-            changes.append(pack(change, 6))
+            changes.append(_percent(change))
         if not weights:
             return _NONE
         momentum, rest = divmod(total + weights * _HALF, weights * _GUARD)
         if not 0 < rest <= weights * _REST:  # each quotient may be one too small, which might matter here
             momentum = self._exactly(moment, value)
-        return (pack(momentum - _HUNDRED_PERCENT, 6), *changes, *_NO_CHANGE[len(_AGES) - len(changes)])
+        return (_percent(momentum - _HUNDRED_PERCENT), *changes, *_NO_CHANGE[len(_AGES) - len(changes)])
 
     def _exactly(self, moment: Micros, value: int) -> int:
         """Return the weighted mean of the ratios, in millionths of a percent, rounded half-even."""
@@ -201,6 +202,7 @@ def wanted(state: Mapping[str, Any]) -> list[Wanted]:
     return [(venue, symbol, clock - REACH_US) for venue, symbol, clock, _ in state.get("windows", ())]
 
 
+@lru_cache(maxsize=4096)  # prices repeat
 def _whole(price: str) -> int:
     """Return a decimal text as a whole number of 10^-20. Raises IndexError for more decimals."""
     whole, _, fraction = price.partition(".")
@@ -211,6 +213,11 @@ def _whole(price: str) -> int:
 def _plain(value: int) -> str:
     whole, part = divmod(value, _SHIFT[0])
     return f"{whole}.{part:0{_DECIMALS}d}".rstrip("0").rstrip(".")
+
+
+@lru_cache(maxsize=16_384)  # a price moves by ticks, and within minutes not far
+def _percent(millionths: int) -> Packed:
+    return pack(millionths, 6)
 
 
 def _mean(total: int, count: int) -> Packed:
