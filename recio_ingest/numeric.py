@@ -19,7 +19,7 @@ _BASE_DIGITS = 4
 # PostgreSQL takes 131072 digits before the point and 16383 after it; no venue has sent more than forty in all.
 MAX_DIGITS = 1000
 _WHOLE = [Struct(f"!hhHh{count}H") for count in range(MAX_DIGITS // _BASE_DIGITS + 3)]
-_ONE, _TWO = _WHOLE[1:3]
+_ONE, _TWO, _, _FOUR = _WHOLE[1:5]
 # Makes whole groups of the decimals, by how many there are beyond whole groups.
 _PADDING = (1, 1000, 100, 10)
 
@@ -53,6 +53,11 @@ def pack(unscaled: int, scale: int) -> bytes:
         if not high:
             return _ONE.pack(1, weight, sign, scale, low)
         return _TWO.pack(2, weight + 1, sign, scale, high, low) if low else _ONE.pack(1, weight + 1, sign, scale, high)
+    if value < _BASE**4:  # means: 8 decimals of what costs 10,000 and more
+        high, low = divmod(value, _BASE * _BASE)
+        (first, second), (third, last) = divmod(high, _BASE), divmod(low, _BASE)
+        if first and last:
+            return _FOUR.pack(4, weight + 3, sign, scale, first, second, third, last)
     groups: list[int] = []
     while value:
         value, group = divmod(value, _BASE)
