@@ -686,6 +686,7 @@ SELECT set_config('work_mem', '64MB', true), set_config('enable_sort', 'off', tr
 -- backfill_patience --
 -- A verification may have its transaction idle while the file is read.
 SET LOCAL idle_in_transaction_session_timeout = 0
+
 -- make_aside --
 -- Where what is the predecessor's is moved to.
 CREATE SCHEMA IF NOT EXISTS rec_io_v2
@@ -787,6 +788,10 @@ DELETE FROM {leaf} WHERE backfill_id = $1 AND updated_at = created_at
 DELETE FROM {leaf} t
  WHERE backfill_id = $1 AND updated_at = created_at
    AND NOT EXISTS (SELECT FROM {active} a WHERE a.trade_id = t.id)
+
+-- backfill_minutes --
+-- Which minutes have prices of a load.
+SELECT DISTINCT date_trunc('minute', "timestamp", 'UTC') FROM {leaf} WHERE backfill_id = $1 ORDER BY 1
 
 -- backfill_undo_prices --
 -- Prices are never changed.

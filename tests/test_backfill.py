@@ -26,6 +26,15 @@ KINDS = {
         path, "price_log", files.with_momentum(files.ticks("2025-07-31T19:58:00", 300)), files.LATER_PRICE_LOG
     ),
 }
+CANDLES = """
+SELECT source, symbol, "timestamp", open, high, low, close, volume, trades, vwap FROM historical_data.price_candles_1m
+"""
+MADE = """
+SELECT source, symbol, date_trunc('minute', "timestamp", 'UTC') AS minute,
+       (array_agg(price ORDER BY "timestamp"))[1], max(price), min(price),
+       (array_agg(price ORDER BY "timestamp" DESC))[1], sum(volume), count(*), sum(price * volume) / sum(volume)
+  FROM historical_data.price_history GROUP BY 1, 2, 3
+"""
 
 
 class Backfill:
@@ -187,6 +196,20 @@ async def test_undo_of_prices_takes_what_was_derived_too(backfill: Backfill, tmp
     assert await backfill("--undo", 1) == 0
     for table in ("price_history", "momentum_history"):
         assert await backfill.rows(f"SELECT FROM historical_data.{table}") == []
+
+
+async def test_candles_follow_the_prices(backfill: Backfill, tmp_path: Path) -> None:
+    """Every minute that a file has prices of is a candle of them; what an undo leaves is what candles are made of."""
+    first = files.write(tmp_path / "first.db", "price_log", files.ticks("2025-07-31T19:58:30", 5200))
+    later = files.write(tmp_path / "later.db", "price_log", files.ticks("2025-07-31T21:25:20", 1800))
+    assert await backfill(first, later) == 0, backfill.out
+    (before,) = await backfill.rows(f"SELECT count(*) FROM ({CANDLES}) AS c")
+    assert before["count"] == 88 + 31 - 1  # 21:25 has prices of both
+    assert await backfill.rows(f"{CANDLES} EXCEPT {MADE}") == await backfill.rows(f"{MADE} EXCEPT {CANDLES}") == []
+    assert await backfill("--undo", 1) == 0, backfill.err
+    assert await backfill.rows(f"{CANDLES} EXCEPT {MADE}") == await backfill.rows(f"{MADE} EXCEPT {CANDLES}") == []
+    assert await backfill("--undo", 2) == 0, backfill.err
+    assert await backfill.rows(CANDLES) == []
 
 
 async def test_duplicates_in_a_file_are_named(backfill: Backfill, tmp_path: Path) -> None:

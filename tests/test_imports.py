@@ -25,7 +25,7 @@ INSTRUMENTS = {"headers", "logs", "metrics", "notify", "wire"}
 EDGES = {
     "cluster", "credentials", "embedded", "endings", "guard", "opening", "rest", "schema", "segments", "spool",
     "spool_folder", "store", "stream", "parquet",
-    "backfill.door", "backfill.snapshot", "backfill.source",
+    "backfill.candles", "backfill.door", "backfill.snapshot", "backfill.source",
 }  # fmt: skip
 FLOWS = {
     "archive", "known", "months", "poll", "repair", "replay", "restore", "rollover", "ship", "upkeep", "verify",
@@ -37,7 +37,7 @@ TOP = {
 LAYERS = (WORDS, VENUES, INSTRUMENTS, EDGES, FLOWS, TOP)
 
 BESIDE = {
-    "backfill.door": {"backfill.source", "store"},
+    "backfill.door": {"backfill.candles", "backfill.source", "store"},
     "backfill.source": {"backfill.snapshot"},
     "embedded": {"cluster"},
     "spool": {"segments", "spool_folder"},

@@ -16,7 +16,7 @@ import asyncpg
 import orjson
 
 from recio_ingest import store
-from recio_ingest.backfill import leaf
+from recio_ingest.backfill import candles, leaf
 from recio_ingest.backfill.convert import Bad, Block
 from recio_ingest.backfill.rules import bigint, copy_head, text
 from recio_ingest.backfill.source import Found
@@ -187,6 +187,9 @@ class Door:
             if batch.derived is not None and self.table.companion is not None:
                 derived = [batch.derived[place] for place in found.derived]
                 await self._copy(self.table.companion, derived, progress.backfill_id)
+            if not self.table.per_user:
+                touched = candles.minutes(_moment(batch.block.keys[place]) for place in found.new)
+                await candles.refresh(self._connection, self.table, touched, PATIENCE_S)
             if found.bad:
                 await self._connection.copy_records_to_table(
                     "quarantine",
@@ -216,7 +219,7 @@ class Door:
         """Make the partitions of this batch's months, one by one and outside of its transaction."""
         if self.table.per_user:
             return
-        days = {int.from_bytes(key[4:12], "big", signed=True) // _DAY_US for key in batch.block.keys}
+        days = {(_moment(key) - _EPOCH_2000_US) // _DAY_US for key in batch.block.keys}
         latest = (datetime.now(UTC) - _EPOCH_2000).days + _DAYS_AHEAD
         for day in days:
             if not _FIRST_DAY <= day <= latest:
@@ -315,6 +318,11 @@ async def _stream(rows: Iterable[bytes], head: bytes, tail: bytes) -> AsyncItera
 
 def _duplicate(row: tuple[Any, ...]) -> Bad:
     return Bad(row, (("duplicate_key", "", "an earlier row of this file has the same key"),))
+
+
+def _moment(key: bytes) -> Micros:
+    """Return the time that the key of a price is."""
+    return int.from_bytes(key[4:12], "big", signed=True) + _EPOCH_2000_US
 
 
 def _values(kinds: Sequence[Kind], key: bytes) -> list[Any]:

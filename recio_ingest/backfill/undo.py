@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from recio_ingest.backfill import leaf
+from recio_ingest.backfill import candles, leaf
 from recio_ingest.backfill.door import FEED, PATIENCE_S
 from recio_ingest.backfill.tables import TABLES, Table
 from recio_ingest.errors import BadInputError
@@ -47,6 +47,7 @@ async def undo(connection: asyncpg.Connection, backfill_id: int) -> Undone:
 
 async def _remove(connection: asyncpg.Connection, table: Table, user: str, backfill_id: int) -> int:
     removed = 0
+    touched = [] if table.per_user else await candles.of_load(connection, leaf.name(table, user), backfill_id)
     for target in (table, table.companion):
         if target is None:
             continue
@@ -61,4 +62,5 @@ async def _remove(connection: asyncpg.Connection, table: Table, user: str, backf
         status = await connection.execute(query, backfill_id, timeout=PATIENCE_S)
         if target is table:
             removed = int(status.rpartition(" ")[2])
+    await candles.refresh(connection, table, touched, PATIENCE_S)
     return removed
