@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 LATENCY := tests/live/test_isolation.py tests/live/test_rolling.py
-FILES   := -n 2 --dist loadfile
+FILES   := -n 3 --dist loadfile --no-loadscope-reorder
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,12 +27,11 @@ demo: setup ## run against simulated venues on loopback, with an embedded Postgr
 run: setup ## run against the live venues (configuration: RECIO_CONFIG, or the defaults)
 	$(BIN)/recio-ingest
 
-# The runs of counted faults wait more than they work: beside them the other tests cost no time, nor do
-# two files of them at once. What measures latency has the machine to itself.
+# Three files at once, those first that take minutes: counted faults and live runs wait more than they work. What measures
+# latency has the machine to itself.
 test: setup lint types ## every check and every test
-	@$(BIN)/python -m pytest $(FILES) tests/faults > .pytest_faults.log 2>&1 & faults=$$!; failed=0; \
-	$(BIN)/python -m pytest --ignore=tests/faults $(addprefix --ignore=,$(LATENCY)) || failed=1; \
-	wait $$faults || failed=1; cat .pytest_faults.log; \
+	@failed=0; \
+	$(BIN)/python -m pytest $(FILES) tests/faults tests/live tests $(addprefix --ignore=,$(LATENCY)) || failed=1; \
 	$(BIN)/python -m pytest $(LATENCY) || failed=1; \
 	exit $$failed
 
@@ -57,6 +56,6 @@ lock: setup ## resolve the dependencies again and write the hashes
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-annotate --extra dev -o requirements-dev.lock pyproject.toml
 
 clean: ## remove what the targets made (never your data)
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .pytest_faults.log
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
 
 .PHONY: help setup demo run test bench lint types fmt lock clean

@@ -80,7 +80,7 @@ async def test_every_missing_trade_comes(database: str, tmp_path: Path, fault: s
 
 async def test_killed_while_it_repairs(database: str, tmp_path: Path) -> None:
     """A hole of several pages, and a kill -9 after the first of them: the next start goes on to the end."""
-    async with OracleVenue(rate=4000, ticker_every=0) as venue, Daemon(tmp_path, database, venue) as daemon:
+    async with OracleVenue(rate=4000, ticker_every=400) as venue, Daemon(tmp_path, database, venue) as daemon:
         await daemon.start()
         await trades_stored(database)
         await venue.skip(5000)

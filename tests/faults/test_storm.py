@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 RATE, KALSHI_RATE = 2000, 500
 # Kalshi is asked market by market, 2.5 questions a second.
 MARKETS = 4
-STORM = int(os.environ.get("FAULT_STORM", "40"))
+STORM = int(os.environ.get("FAULT_STORM", "20"))
 # Ten times as long as the runs of CI.
 TIMEOUT_S = 240 + 6 * STORM
 REPAIRED_WITHIN_S = 90 + 3 * STORM
