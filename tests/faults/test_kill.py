@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from harness.postgres import PostgresServer
 
 RATE, KALSHI_RATE = 2000, 500
-DAEMON_KILLS = 50 if FULL else 20
-SERVER_KILLS = 20 if FULL else 8
+DAEMON_KILLS = 50 if FULL else 10
+SERVER_KILLS = 20 if FULL else 5
 # One kill in so many falls into the start, whatever it does there: migrating, locking, reading its offset.
 START_KILLS = 5
 COMMIT_WITHIN_S = 10.0
