@@ -26,6 +26,8 @@ LONG = bool(os.environ.get("BACKFILL_LONG"))
 KILLED_AT = range(1, BATCHES + 1) if LONG else (1, 5, BATCHES)
 MOMENTS = 50 if LONG else 5
 
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900 if LONG else 120)]
+
 
 def source(folder: Path) -> Path:
     """Write a file with clean and dirty trades."""

@@ -27,6 +27,8 @@ KALSHI_NEWEST = """
                     FROM live_data.btc_price_log WHERE venue = 'cfbenchmarks'))::text
 """
 LOOK_EVERY_S = 0.02
+# After dozens of kills, each of which lets one batch through, a minute of frames waits, for cores that others use too.
+SETTLED_WITHIN_S = 120.0
 
 
 async def scalar(dsn: str, query: str, *arguments: object) -> Any:
@@ -76,7 +78,7 @@ async def market_rows_stored(dsn: str, count: int = 1, *, within_s: float = 30.0
     await until(look, within_s=within_s, what=f"{count} market messages to be rows", every_s=LOOK_EVERY_S)
 
 
-async def settle(dsn: str, venue: OracleVenue, *, within_s: float = 30.0) -> Ledger:
+async def settle(dsn: str, venue: OracleVenue, *, within_s: float = SETTLED_WITHIN_S) -> Ledger:
     """Freeze the markets, wait until the last trade of each is a row, and return the final ledger."""
     newest = await venue.freeze()
 
@@ -88,7 +90,7 @@ async def settle(dsn: str, venue: OracleVenue, *, within_s: float = 30.0) -> Led
     return await venue.ledger()
 
 
-async def settle_kalshi(dsn: str, kalshi: KalshiOracle, *, within_s: float = 30.0) -> KalshiLedger:
+async def settle_kalshi(dsn: str, kalshi: KalshiOracle, *, within_s: float = SETTLED_WITHIN_S) -> KalshiLedger:
     """Freeze the exchange, wait until the last message of each kind is a row, and return the final ledger."""
     # What a connection was sent live it is sent until the freeze; without one the last messages would reach nobody.
     await kalshi.live()
