@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -69,7 +68,7 @@ class Verifier:
         It had all of its prints, so that nothing that comes late can change it.
         """
         now = time.time_ns() // 1000
-        async with _connection(self._dsn) as connection:
+        async with store.connected(self._dsn) as connection:
             last = await connection.fetchval(statement("settlement_last")) or 0
             async for found in verify(connection, self._rules, min(last, now - BACK_US), again=False):
                 if found.outcome is Result.DIFFERS:
@@ -83,7 +82,7 @@ class Verifier:
 
 async def verify_all(dsn: str, rules: Sequence[Rule]) -> AsyncIterator[Settlement]:
     """Check every event that is over, as far back as there are rows; yield what is found, in order of the closes."""
-    async with _connection(dsn) as connection:
+    async with store.connected(dsn) as connection:
         async for found in verify(connection, rules, 0, again=True):
             yield found
 
@@ -141,15 +140,3 @@ def _by_close(rows: Sequence[asyncpg.Record]) -> dict[Micros, list[Any]]:
 def _stored(row: Settlement) -> tuple[Any, ...]:
     """Write numbers as the digits that `numeric` keeps."""
     return tuple(format(value, "f") if isinstance(value, Decimal) else value for value in row)
-
-
-@asynccontextmanager
-async def _connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await store.connect(dsn)
-    try:
-        yield connection
-    except BaseException:
-        connection.terminate()
-        raise
-    else:
-        await connection.close(timeout=store.CONNECT_TIMEOUT_S)

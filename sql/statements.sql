@@ -691,10 +691,6 @@ SET LOCAL idle_in_transaction_session_timeout = 0
 -- Where what is the predecessor's is moved to.
 CREATE SCHEMA IF NOT EXISTS rec_io_v2
 
--- backfill_leaf --
--- Whether the table that takes the rows is there.
-SELECT to_regclass($1) IS NOT NULL
-
 -- backfill_has_rows --
 -- Whether any key can be there already.
 SELECT EXISTS (SELECT FROM {leaf})

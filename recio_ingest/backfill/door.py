@@ -103,7 +103,7 @@ class Door:
     async def begin(self, snapshot: Any) -> Progress:  # noqa: ANN401  # a Snapshot
         """Find the load of this file's table, or write down that it begins. Raises SchemaError without its target."""
         name = leaf.name(self.table, self._user)
-        if not await self._connection.fetchval(statement("backfill_leaf"), name):
+        if not await self._connection.fetchval(statement("relation_exists"), name):
             raise SchemaError(
                 f"the table {name} is not there", hint=f"make the user first: SELECT users.create_user('{self._user}')"
             )
@@ -138,7 +138,7 @@ class Door:
     async def there(self) -> bool:
         """Whether the target is there at all: a dry run may come before the schema."""
         name = leaf.name(self.table, self._user)
-        return bool(await self._connection.fetchval(statement("backfill_leaf"), name))
+        return bool(await self._connection.fetchval(statement("relation_exists"), name))
 
     async def end(self, progress: Progress) -> None:
         """Write down that all rows are in, and move the sequences behind them."""
