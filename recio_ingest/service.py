@@ -183,8 +183,7 @@ class Daemon:
 
     async def _keep_retention(self) -> None:
         if self._settings.retention.historical_days:
-            while not self.shipper.progress.schema_ready:
-                await asyncio.sleep(TICK_S)
+            await self.shipper.progress.prepared()
             await archive.keep(self._dsn, self._settings)
 
     async def _tick(self) -> None:

@@ -36,6 +36,7 @@ FIRST_DELAY_S = 0.1
 # A restarted database should see rows again within 5 s, and a dead one not be hammered.
 MAX_DELAY_S = 2.0
 MIN_BATCH_ROWS = 50
+LOOK_EVERY_S = 1.0
 
 
 class Source(Protocol):
@@ -61,6 +62,11 @@ class Progress:
     committed_at_s: float = 0.0
     gaps: int = 0
     """How many gaps were opened, filled or closed since the start."""
+
+    async def prepared(self) -> None:
+        """Wait until the schema is ready, which it stays."""
+        while not self.schema_ready:
+            await asyncio.sleep(LOOK_EVERY_S)
 
 
 class Shipper:

@@ -27,7 +27,6 @@ from recio_ingest.store import Store
 
 log = structlog.get_logger()
 
-LOOK_EVERY_S = 1.0
 PARTITIONS_EVERY_S = 3600.0
 PARTITIONS_RETRY_S = 30.0
 # Often, so that a pass is short: ten minutes of a lively day are a slice or two per table.
@@ -41,16 +40,14 @@ _MONTH = timedelta(days=31)
 
 async def keep_partitions(dsn: str, progress: Progress) -> None:
     """Make partitions ahead, for ever; nothing else is in their transactions."""
+    await progress.prepared()
     while True:
         pause_s = PARTITIONS_EVERY_S
-        if not progress.schema_ready:
-            pause_s = LOOK_EVERY_S
-        else:
-            try:
-                await make_partitions(dsn)
-            except store.ERRORS as exc:
-                pause_s = PARTITIONS_RETRY_S
-                log_partitions(exc)
+        try:
+            await make_partitions(dsn)
+        except store.ERRORS as exc:
+            pause_s = PARTITIONS_RETRY_S
+            log_partitions(exc)
         await asyncio.sleep(pause_s)
 
 
@@ -81,8 +78,7 @@ def log_partitions(exc: BaseException) -> None:
 async def keep_rolling(rollover: Rollover, progress: Progress) -> None:
     """Roll over, for ever; whatever one pass runs into, there is a next, and the feeds go on."""
     metrics.ROLLOVER_SUCCESS.set(time.time())
-    while not progress.schema_ready:
-        await asyncio.sleep(LOOK_EVERY_S)
+    await progress.prepared()
     await asyncio.sleep(FIRST_ROLL_AFTER_S)
     while True:
         try:

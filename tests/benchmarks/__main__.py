@@ -63,8 +63,9 @@ async def main() -> None:
     if sys.argv[1:2] == ["copy"]:
         print(json.dumps(await copy(sys.argv[2], sys.argv[3])))
         return
-    if sys.argv[1:2] in (["backfill"], ["queries"]):
-        await (backfill if sys.argv[1] == "backfill" else queries).main()
+    with_servers = {"backfill": backfill.main, "queries": queries.main}
+    if len(sys.argv) > 1 and sys.argv[1] in with_servers:
+        await with_servers[sys.argv[1]]()
         return
     server = PostgresServer()
     server.start()
@@ -77,8 +78,8 @@ async def main() -> None:
         server.stop("fast")
         server.dispose()
     if not sys.argv[1:]:
-        await backfill.main()
-        await queries.main()
+        for run in with_servers.values():
+            await run()
 
 
 async def figures(server: PostgresServer, name: str) -> Table:

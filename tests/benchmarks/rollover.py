@@ -30,11 +30,6 @@ ROWS = int(os.environ.get("RECIO_BENCH_ROWS", "300000"))
 ROUNDS = 3
 FEW, MANY = 1, 400
 COMMITS, BATCH = 150, 200
-_MOMENT = (
-    "SELECT ingest.make_partition_v1('{0}', '{0}_' || to_char(m, 'YYYYMM'), 'timestamp', m, m + interval '1 month')"
-    " FROM generate_series(date_trunc('month', now() - interval '1 month', 'UTC'), now(), '1 month') AS m"
-)
-
 _MONTHS = """
     SET timezone = 'UTC';
     SELECT ingest.make_partition_v1('{table}', '{table}_' || to_char(m, 'YYYYMM'), 'timestamp',
@@ -71,7 +66,7 @@ async def measured(server: PostgresServer) -> list[tuple[str, float, float]]:
             await connection.execute("SET timezone = 'UTC'")
             for move in MOVES:
                 for target in move.targets:
-                    await connection.execute(_MOMENT.format(target))
+                    await connection.execute(_MONTHS.format(table=target, months=1))
                 rows = await connection.fetchval(f"SELECT count(*) FROM {move.table}")
                 began_s = time.perf_counter()
                 async with connection.transaction():
