@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import asyncpg
 import structlog
 
 from recio_ingest import metrics, store
 from recio_ingest.faults import Fault, classify
-from recio_ingest.partitions import monthly
-from recio_ingest.records import Micros
+from recio_ingest.partitions import OLDEST, monthly
+from recio_ingest.records import Micros, aware
 from recio_ingest.sql import statement
 from recio_ingest.store import Store
 
 log = structlog.get_logger()
-
-# No bitcoin price is older. What says so stays in the DEFAULT partition: a wrong clock would make a month for each row.
-OLDEST = datetime(2009, 1, 1, tzinfo=UTC)
 
 
 async def make(
@@ -31,7 +27,7 @@ async def make(
     """
     for table in tables:
         for month in months:
-            moment = datetime.fromtimestamp(month / 1e6, UTC)
+            moment = aware(month)
             if moment < OLDEST or (table, month) in made:
                 continue
             (wanted,) = monthly(table, moment, moment)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH_2000_US = 946_684_800_000_000
+"""Where PostgreSQL begins to count."""
 
 Micros = int
 """A time: microseconds since 1970, UTC, as PostgreSQL keeps them.
@@ -353,6 +355,11 @@ def trade_name(row: Row) -> tuple[str, str | None, int | str] | None:
     if isinstance(row, MarketState | LiveStrike) or row.trade_id is None:
         return None
     return row.venue, row.symbol if isinstance(row, BtcPrice) else row.ticker, row.trade_id
+
+
+def aware(moment: Micros) -> datetime:
+    """Return a time as Python has it, in UTC."""
+    return EPOCH + timedelta(microseconds=moment)
 
 
 def micros(moment: datetime) -> Micros:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ import asyncpg
 from recio_ingest import parquet, store
 from recio_ingest.errors import BadInputError, TryLaterError
 from recio_ingest.parquet import Manifest, Reader
-from recio_ingest.records import EPOCH, Micros, micros
+from recio_ingest.records import Micros, aware, micros
 from recio_ingest.sql import statement
 
 ROLE = "recio_rollover"
@@ -134,7 +134,7 @@ def micros_of(text: str) -> Micros:
 
 def iso(moment: Micros) -> str:
     """Return a time as a manifest has it."""
-    return (EPOCH + timedelta(microseconds=moment)).astimezone(UTC).isoformat()
+    return aware(moment).isoformat()
 
 
 async def in_thread(work: Callable[..., _T], *arguments: Any) -> _T:  # noqa: ANN401  # those of the work

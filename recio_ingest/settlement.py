@@ -10,14 +10,13 @@ Nothing is guessed: with one print missing there is no value.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
 from math import floor
 from typing import NamedTuple
 
-from recio_ingest.records import EPOCH, Micros
+from recio_ingest.records import Micros, aware
 
 SECOND_US = 1_000_000
 PRINTS = 60
@@ -175,5 +174,4 @@ def _ranges(seconds: Sequence[Micros]) -> str:
 
 
 def _clock(moment: Micros) -> str:
-    at = EPOCH + timedelta(microseconds=moment)
-    return at.isoformat(timespec="milliseconds" if moment % SECOND_US else "seconds").replace("+00:00", "Z")
+    return aware(moment).isoformat(timespec="milliseconds" if moment % SECOND_US else "seconds").replace("+00:00", "Z")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from struct import Struct
 from struct import error as StructError  # noqa: N812  # it is an exception, and looks like one here
@@ -27,6 +27,7 @@ from recio_ingest.feeds import Missing
 from recio_ingest.momentum import MAX_PRICES, Wanted
 from recio_ingest.partitions import Partition
 from recio_ingest.records import (
+    EPOCH_2000_US,
     TABLES,
     Batch,
     BtcPrice,
@@ -76,20 +77,18 @@ _KNOWN_TRADES: dict[type[Row], str] = {
 }
 
 
-# PostgreSQL counts from 2000.
-_EPOCH_2000 = micros(datetime(2000, 1, 1, tzinfo=UTC))
 _INT64 = Struct("!q")
 
 
 def _encode_time(moment: Micros) -> bytes:
     try:
-        return _INT64.pack(moment - _EPOCH_2000)
+        return _INT64.pack(moment - EPOCH_2000_US)
     except StructError as exc:
         raise ValueError(f"not a time: {moment}") from exc
 
 
 def _decode_time(data: bytes) -> Micros:
-    return int(_INT64.unpack(data)[0]) + _EPOCH_2000
+    return int(_INT64.unpack(data)[0]) + EPOCH_2000_US
 
 
 _CODECS = (("numeric", numeric.encode, numeric.decode), ("timestamptz", _encode_time, _decode_time))

@@ -23,8 +23,8 @@ from recio_ingest.backfill.source import Found
 from recio_ingest.backfill.tables import BadText, Kind, Table
 from recio_ingest.errors import MovedError, SchemaError
 from recio_ingest.faults import Fault, classify
-from recio_ingest.partitions import monthly
-from recio_ingest.records import Micros, Quarantined
+from recio_ingest.partitions import OLDEST, monthly
+from recio_ingest.records import EPOCH, EPOCH_2000_US, Micros, Quarantined
 from recio_ingest.sql import statement
 
 ROLE = "recio_backfill"
@@ -34,11 +34,9 @@ PATIENCE_S = 3600.0
 _SIGNATURE = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER = b"\xff\xff"
 _CHUNK_BYTES = 1 << 18
-_EPOCH_2000_US = 946_684_800_000_000
 _DAY_US = 86_400_000_000
-_EPOCH_2000 = datetime(2000, 1, 1, tzinfo=UTC)
-# There was no price before 2009; what is older or lies ahead goes to the partition for the rest.
-_FIRST_DAY, _DAYS_AHEAD = 3288, 31
+# What is older than any price or lies further ahead goes to the partition for the rest.
+_FIRST_DAY, _DAYS_AHEAD = (OLDEST - EPOCH).days, 31
 _QUARANTINE = ("stream", *Quarantined._fields)
 _KNOWN = {
     "trades": statement("backfill_known_id"),
@@ -219,12 +217,12 @@ class Door:
         """Make the partitions of this batch's months, one by one and outside of its transaction."""
         if self.table.per_user:
             return
-        days = {(_moment(key) - _EPOCH_2000_US) // _DAY_US for key in batch.block.keys}
-        latest = (datetime.now(UTC) - _EPOCH_2000).days + _DAYS_AHEAD
+        days = {_moment(key) // _DAY_US for key in batch.block.keys}
+        latest = (datetime.now(UTC) - EPOCH).days + _DAYS_AHEAD
         for day in days:
             if not _FIRST_DAY <= day <= latest:
                 continue
-            moment = _EPOCH_2000 + timedelta(days=day)
+            moment = EPOCH + timedelta(days=day)
             for target in filter(None, (self.table, self.table.companion)):
                 for month in monthly(f"{target.schema}.{target.target}", moment, moment):
                     if month.name not in self._months:
@@ -322,7 +320,8 @@ def _duplicate(row: tuple[Any, ...]) -> Bad:
 
 def _moment(key: bytes) -> Micros:
     """Return the time that the key of a price is."""
-    return int.from_bytes(key[4:12], "big", signed=True) + _EPOCH_2000_US
+    moment: Micros = _value(Kind.TIMESTAMP, key[4:12])
+    return moment
 
 
 def _values(kinds: Sequence[Kind], key: bytes) -> list[Any]:
@@ -340,7 +339,7 @@ def _value(kind: Kind, data: bytes) -> Any:  # noqa: ANN401
     if kind is Kind.TEXT:
         return data.decode()
     (number,) = unpack_from("!q", data)
-    return number + _EPOCH_2000_US if kind is Kind.TIMESTAMP else number
+    return number + EPOCH_2000_US if kind is Kind.TIMESTAMP else number
 
 
 def _shown(value: Any) -> Any:  # noqa: ANN401

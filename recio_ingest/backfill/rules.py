@@ -22,7 +22,7 @@ import orjson
 from recio_ingest import numeric
 from recio_ingest.backfill import local_time
 from recio_ingest.backfill.tables import BadText, BadValue, Column, Kind
-from recio_ingest.records import Micros
+from recio_ingest.records import EPOCH_2000_US, Micros
 
 NULL = b"\xff\xff\xff\xff"
 BLANKS = " \t\r\n"
@@ -31,8 +31,8 @@ _BIGINT = Struct("!iq").pack
 _INT = Struct("!ii").pack
 _COUNT = Struct("!h").pack
 _TRUE, _FALSE = b"\0\0\0\1\1", b"\0\0\0\1\0"
-# PostgreSQL counts days and microseconds from 2000.
-_EPOCH_DAYS, _EPOCH_US = 730_120, 946_684_800_000_000
+# PostgreSQL counts days from 2000 too.
+_EPOCH_DAYS = 730_120
 _LOW, _HIGH = -(2**63), 2**63 - 1
 _NUMBER = re.compile(r"([+-]?)\$?([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
 _BOOLEANS = {"0": _FALSE, "false": _FALSE, "1": _TRUE, "true": _TRUE}
@@ -244,7 +244,7 @@ def _timestamp(value: Any, zone: str) -> bytes:  # noqa: ANN401
 
 def moment(instant: Micros) -> bytes:
     """Return the field of an instant."""
-    return _BIGINT(8, instant - _EPOCH_US)
+    return _BIGINT(8, instant - EPOCH_2000_US)
 
 
 def _stripped(value: Any, wanted: str) -> str:  # noqa: ANN401
