@@ -163,25 +163,19 @@ SELECT venue, ticker, trade_id FROM historical_data.market_timeline
 -- kind by itself, live and past: that way the index gives its newest without a sort of all. As with all of these, the
 -- limit is that of the parser's memory, to the row, and what has rolled over counts as what has not. $1 is 40 days before
 -- the last frame: only some months are looked at, and what is older and would still be within the limit is new again.
-SELECT trade_id, event_type FROM (
-  (SELECT * FROM (
-     (SELECT trade_id, event_type, frame_no, row_no FROM live_data.websocket_market_data
-       WHERE venue = 'kalshi' AND event_type = 'trade' ORDER BY frame_no DESC, row_no DESC LIMIT 5000)
-     UNION ALL
-     (SELECT trade_id, event_type, frame_no, row_no FROM historical_data.market_history
-       WHERE venue = 'kalshi' AND event_type = 'trade' AND "timestamp" >= $1
-       ORDER BY frame_no DESC, row_no DESC LIMIT 5000)) AS trades
-    ORDER BY frame_no DESC, row_no DESC LIMIT 5000)
-  UNION ALL
-  (SELECT * FROM (
-     (SELECT trade_id, event_type, frame_no, row_no FROM live_data.websocket_market_data
-       WHERE venue = 'kalshi' AND event_type = 'rest_trade' ORDER BY frame_no DESC, row_no DESC LIMIT 5000)
-     UNION ALL
-     (SELECT trade_id, event_type, frame_no, row_no FROM historical_data.market_history
-       WHERE venue = 'kalshi' AND event_type = 'rest_trade' AND "timestamp" >= $1
-       ORDER BY frame_no DESC, row_no DESC LIMIT 5000)) AS rest_trades
-    ORDER BY frame_no DESC, row_no DESC LIMIT 5000)) AS last
- ORDER BY frame_no, row_no
+SELECT last.trade_id, kind.event_type
+  FROM unnest(ARRAY['trade', 'rest_trade']) AS kind (event_type)
+ CROSS JOIN LATERAL (
+  SELECT * FROM (
+    (SELECT trade_id, frame_no, row_no FROM live_data.websocket_market_data AS live
+      WHERE venue = 'kalshi' AND live.event_type = kind.event_type AND live.event_type <> 'ticker'
+      ORDER BY frame_no DESC, row_no DESC LIMIT 5000)
+    UNION ALL
+    (SELECT trade_id, frame_no, row_no FROM historical_data.market_history AS past
+      WHERE venue = 'kalshi' AND past.event_type = kind.event_type AND past.event_type <> 'ticker' AND "timestamp" >= $1
+      ORDER BY frame_no DESC, row_no DESC LIMIT 5000)) AS trades
+   ORDER BY frame_no DESC, row_no DESC LIMIT 5000) AS last
+ ORDER BY last.frame_no, last.row_no
 
 -- kalshi_prints --
 -- The same of the index.
