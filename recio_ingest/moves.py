@@ -124,13 +124,15 @@ def targets_of(table: str) -> tuple[str, ...]:
     return tuple(arrival.target for move in MOVES if move.table == table for arrival in move.arrivals)
 
 
-def slice_statement(move: Move, leaf: str, *, keep_raw: bool) -> str:
+def slice_statement(move: Move, leaf: str, *, keep_raw: bool, new: bool) -> str:
     """Return the statement that moves a slice of a partition ($1, $2: places, $3: older than what).
 
-    Its rows are a `Verdict` each, and which candles are touched.
+    `new`: it fails with a unique violation where one of the rows is there already. Its rows are a `Verdict` each, and
+    which candles are touched.
     """
-    arrivals = "".join(f",\n{_fill(statement('roll_arrival'), arrival, keep_raw)}" for arrival in move.arrivals)
-    verdicts = "\nUNION ALL\n".join(_fill(statement("roll_verdict"), arrival, keep_raw) for arrival in move.arrivals)
+    arrival_of, verdict_of_it = (statement(f"{part}_new" if new else part) for part in ("roll_arrival", "roll_verdict"))
+    arrivals = "".join(f",\n{_fill(arrival_of, arrival, keep_raw)}" for arrival in move.arrivals)
+    verdicts = "\nUNION ALL\n".join(_fill(verdict_of_it, arrival, keep_raw) for arrival in move.arrivals)
     touched = statement("touched_minutes") if move.candles else statement("touched_nothing")
     pieces = {"{leaf}": leaf, "{touched}": touched, "{arrivals}": arrivals, "{verdicts}": verdicts}
     return _replace(statement("roll_slice"), pieces)

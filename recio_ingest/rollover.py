@@ -80,6 +80,8 @@ class Rollover:
         self._rest = rest
         self._slice_rows = slice_rows
         self._made: set[tuple[str, Micros]] = set()
+        self._met: set[str] = set()
+        """Tables of which a row of this pass was there already, as after a replay: the next rows will be, too."""
         self._reached: dict[str, str] = {}
         self._emptied: dict[str, set[str]] = {}
         """Partitions that were found empty, each with the transactions that ran then."""
@@ -90,6 +92,7 @@ class Rollover:
         moved: Counter[str] = Counter()
         troubles: list[Exception] = []
         self._made.clear()
+        self._met.clear()
         for move in self._moves:
             try:
                 async with store.connected(self._dsn, ROLE) as connection:
@@ -144,9 +147,20 @@ class Rollover:
                 self._reached[leaf.name] = after
 
     async def _move(self, connection: asyncpg.Connection, move: Move, piece: Slice) -> int:
-        """Move one slice; return how many rows left. Raises RolloverError, and then nothing has moved."""
+        """Move one slice; return how many rows left. Raises RolloverError, and then nothing has moved.
+
+        First as if none of its rows were there, which is cheaper and nearly always so; if not, once more with care.
+        """
+        if move.table not in self._met:
+            try:
+                return await self._attempt(connection, move, piece, new=True)
+            except (asyncpg.UniqueViolationError, RolloverError):
+                self._met.add(move.table)
+        return await self._attempt(connection, move, piece, new=False)
+
+    async def _attempt(self, connection: asyncpg.Connection, move: Move, piece: Slice, *, new: bool) -> int:
         started = int(time.time() * 1e6)
-        query = slice_statement(move, piece.leaf, keep_raw=self._keep_raw)
+        query = slice_statement(move, piece.leaf, keep_raw=self._keep_raw, new=new)
         async with connection.transaction():
             if not await connection.fetchval(statement("rollover_turn")):
                 raise TryLaterError("another rollover is at work", hint="wait until it is done")

@@ -320,6 +320,7 @@ async def test_command_line(database: str, tmp_path: Path) -> None:
 def test_a_statement_has_all_its_pieces() -> None:
     """No mark is left in the statement of any table."""
     for move in MOVES:
-        text = moves.slice_statement(move, "live_data.leaf", keep_raw=False)
-        assert "{" not in text
-        assert "NULL::jsonb" in text or "raw_json" not in text
+        for new in (True, False):
+            text = moves.slice_statement(move, "live_data.leaf", keep_raw=False, new=new)
+            assert "{" not in text
+            assert "NULL::jsonb" in text or "raw_json" not in text

@@ -28,6 +28,14 @@ TERMINATE = (
     " WHERE datname = current_database() AND application_name = 'recio-ingest'"
 )
 
+# Of the third slice of three.
+KNOWN = """
+INSERT INTO historical_data.price_history ("timestamp", received_at, created_at, trade_id, frame_no, row_no, source,
+                                           symbol, side, price, volume, best_bid, best_ask)
+SELECT "timestamp", received_at, received_at, trade_id, frame_no, row_no, venue, symbol, side, price, size, best_bid,
+       best_ask FROM live_data.btc_price_log WHERE frame_no = 5
+"""
+
 
 def rolling(dsn: str, moves: Sequence[Move] = MOVES) -> Rollover:
     """A rollover with two or three slices per table of 60 rows."""
@@ -69,6 +77,29 @@ async def test_cut_after_every_statement(database: str, postgres: PostgresServer
         assert not lost.is_set()
     print(f"{cuts} cuts, the last behind message {step}")
     assert cuts > 25
+    assert (await count(database, "live_data"))["btc_price_log"] == 0
+
+
+async def test_cut_where_a_row_is_there_already(database: str, postgres: PostgresServer) -> None:
+    """The same where a slice has to be moved a second time, with care, as one of its rows was there before."""
+    cuts = 0
+    async with PgProxy(postgres.socket) as proxy:
+        for step in range(1, 1000, int(os.environ.get("FAULT_EVERY", "5"))):
+            await fill(database, 60)
+            before = await totals(database)
+            await execute(database, KNOWN)
+            twice = await totals(database)
+            assert twice != before
+            proxy.cut_after(step)
+            whole = await finished(rolling(proxy.dsn(database), MOVES[:1]).run_once())
+            assert await totals(database) in (before, twice), step
+            assert await finished(rolling(database, MOVES[:1]).run_once())
+            assert await totals(database) == before, step
+            if whole:
+                break
+            cuts += 1
+    print(f"{cuts} cuts, the last behind message {step}")
+    assert cuts > 15
     assert (await count(database, "live_data"))["btc_price_log"] == 0
 
 
