@@ -26,6 +26,8 @@ from recio_ingest.sql import statement
 log = structlog.get_logger()
 
 EVERY_S = 3_600.0
+# A reader may be gone in a second; so is the daemon's own maker of months, which starts when this does.
+DROP_ATTEMPTS, DROP_RETRY_S = 5, 1.0
 # 8 MiB of a table, some 60,000 rows: what is in memory at a time, a few times over, and a good size of a row group.
 SLICE_PAGES = 1_024
 
@@ -81,16 +83,19 @@ async def _retire(connection: asyncpg.Connection, folder: Path, month: asyncpg.R
     archive_id = await connection.fetchval(statement("note_archive"), *restore.entry(manifest, path))
     name, rows = month["partition_name"], manifest.rows
     log.info("archive.written", partition=name, rows=rows, file=path.name, size_bytes=manifest.size_bytes)
-    try:
-        dropped = await connection.fetchval(statement("drop_archived"), archive_id, timeout=restore.WHOLE_MONTH_S)
-    except asyncpg.LockNotAvailableError:
-        log.info("archive.busy", partition=name, retry_s=EVERY_S)
-        return False
-    if not dropped:
-        log.info("archive.outdated", partition=name, retry_s=EVERY_S)
-        return False
-    log.info("archive.dropped", partition=name, rows=rows)
-    return True
+    for attempt in range(DROP_ATTEMPTS):
+        await asyncio.sleep(DROP_RETRY_S if attempt else 0.0)
+        try:
+            dropped = await connection.fetchval(statement("drop_archived"), archive_id, timeout=restore.WHOLE_MONTH_S)
+        except asyncpg.LockNotAvailableError:
+            continue
+        if dropped:
+            log.info("archive.dropped", partition=name, rows=rows)
+        else:
+            log.info("archive.outdated", partition=name, retry_s=EVERY_S)
+        return bool(dropped)
+    log.info("archive.busy", partition=name, retry_s=EVERY_S)
+    return False
 
 
 async def _write(connection: asyncpg.Connection, folder: Path, month: asyncpg.Record) -> Path:
