@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import asyncpg
+import orjson
 import uvloop
 
 # For a plan that is made once and kept: a reader's connection lives for days, and a plan for many partitions costs more
@@ -45,7 +46,7 @@ class Reader:
     def __init__(self, dsn: str, folder: Path) -> None:
         self._folder = folder
         self._loop = uvloop.new_event_loop()
-        self._connection = self._loop.run_until_complete(asyncpg.connect(dsn, server_settings=SETTINGS))
+        self._connection = self._loop.run_until_complete(_connect(dsn))
         self._prepared: dict[str, asyncpg.prepared_stmt.PreparedStatement] = {}
 
     def ask(self, side: str, question: Question) -> list[Any]:
@@ -63,6 +64,13 @@ class Reader:
         """Leave the server."""
         self._loop.run_until_complete(self._connection.close())
         self._loop.close()
+
+
+async def _connect(dsn: str) -> asyncpg.Connection:
+    """Connect as docs/queries.md tells programs to."""
+    connection = await asyncpg.connect(dsn, server_settings=SETTINGS)
+    await connection.set_type_codec("json", schema="pg_catalog", encoder=orjson.dumps, decoder=orjson.loads)
+    return connection
 
 
 class Order(NamedTuple):
