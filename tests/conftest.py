@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -29,8 +30,8 @@ def pristine_cluster() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres(pristine_cluster: Path) -> Iterator[PostgresServer]:
-    """The session's server; tests that stop or kill one take `private_postgres`."""
-    server = PostgresServer(pristine_cluster)
+    """The session's server; tests that stop or kill one take `private_postgres`, which is always on disk."""
+    server = PostgresServer(pristine_cluster, os.environ.get("RECIO_SHARED_POSTGRES") or None)
     try:
         server.start()
         yield server

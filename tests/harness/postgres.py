@@ -58,9 +58,9 @@ def _environment() -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
 
 
-def short_folder(prefix: str) -> Path:
-    """Make a private folder whose path leaves room for a socket's name."""
-    folder = Path(tempfile.mkdtemp(prefix=prefix))
+def short_folder(prefix: str, parent: str | None = None) -> Path:
+    """Make a private folder, in a given one or the usual, whose path leaves room for a socket's name."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     if len(os.fsencode(folder / SOCKET_NAME)) > LONGEST_SOCKET_PATH:
         folder.rmdir()
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
@@ -86,8 +86,8 @@ def children_of(pid: int) -> list[int]:
 class PostgresServer:
     """One cluster in a folder of its own: Unix socket only, trust inside a 0700 folder, fsync on."""
 
-    def __init__(self, pristine: Path | None = None) -> None:
-        self.folder = short_folder("recio-pg-")
+    def __init__(self, pristine: Path | None = None, parent: str | None = None) -> None:
+        self.folder = short_folder("recio-pg-", parent)
         self.data = self.folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self.address = ""
