@@ -56,8 +56,8 @@ class Event(NamedTuple):
     event_ticker: str
     close_times: Sequence[Micros]
     published: Sequence[Decimal]
-    was_equal: bool = False
-    """Whether an earlier check found the same close and value to be equal."""
+    computed: Decimal | None = None
+    """What an earlier check made of all prints of this close."""
 
 
 class Hole(NamedTuple):
@@ -110,8 +110,8 @@ def check(rule: Rule, event: Event, prints: Iterable[Print], holes: Sequence[Hol
     close_time, published = max(event.close_times), event.published[0] if event.published else None
     found = by_second(close_time, prints)
     row = Settlement(event.event_ticker, rule.venue, close_time, len(found), None, published, Result.INCOMPLETE, None)
-    if event.was_equal and not found:  # all of them are gone: they went to the archive, and the result stays true
-        return row._replace(prints=PRINTS, computed=published, outcome=Result.EQUAL)
+    if event.computed is not None and not found:  # all of them are gone: they went to the archive, and were true
+        return _compare(row._replace(prints=PRINTS, computed=event.computed), event.computed, event.published)
     if why := _incomplete(event, found, holes):
         return row._replace(why=why)
     computed = mean([price for prices in found.values() for price in prices])

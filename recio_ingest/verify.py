@@ -108,7 +108,7 @@ async def _verify_day(
     connection: asyncpg.Connection, rule: Rule, lower: Micros, upper: Micros, *, again: bool
 ) -> list[Settlement]:
     """Check the events of one rule that closed in [lower, upper), a day at most."""
-    near = (lower - NEAR_US, upper + NEAR_US)
+    near = (lower - NEAR_US, upper + NEAR_US, lower - DAY_US, upper + DAY_US)
     rows = await connection.fetch(statement("settlement_events"), rule.venue, rule.series, lower, upper, again, *near)
     events = [Event(*row) for row in rows]
     if not events:

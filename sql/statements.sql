@@ -398,16 +398,19 @@ SELECT min(close_time) FROM (
 -- settlement_events --
 -- The events of a venue's series ($1, $2) that closed in [$3, $4): when, by the newest description of each market, and
 -- on what. Markets are found by any description that names such a close, as a close may be moved, and then looked at by
--- their tickers. Those found equal earlier, at this close and value, come again only if all are asked for ($5).
+-- their tickers; some of an event's over midnight: so those of [$8, $9) are, a day before and after, and an event is of
+-- the day on which the last of them closes. Those found equal earlier, at this close and value, come again only if all
+-- are asked for ($5). What was computed from all prints of this close goes along, and what was published if no row names
+-- it any more: the rows may be in the archive.
 -- A description is dated by its change, so that history is read near the closes only: in [$6, $7], 40 days before and
 -- after. These are no sums in here, as those are not constant while a plan is made, and one of 400 months takes 0.3 s.
 WITH told AS (
   SELECT DISTINCT ticker FROM (
     SELECT ticker FROM live_data.market_data
-     WHERE close_time >= $3 AND close_time < $4 AND venue = $1 AND split_part(ticker, '-', 1) = ANY($2::text[])
+     WHERE close_time >= $8 AND close_time < $9 AND venue = $1 AND split_part(ticker, '-', 1) = ANY($2::text[])
     UNION ALL
     SELECT ticker FROM historical_data.market_data_history
-     WHERE close_time >= $3 AND close_time < $4 AND venue = $1 AND split_part(ticker, '-', 1) = ANY($2::text[])
+     WHERE close_time >= $8 AND close_time < $9 AND venue = $1 AND split_part(ticker, '-', 1) = ANY($2::text[])
        AND "timestamp" BETWEEN $6 AND $7) AS named
 ), markets AS (
   SELECT said.* FROM told CROSS JOIN LATERAL (
@@ -427,14 +430,17 @@ WITH told AS (
 ), events AS (
   SELECT event_ticker, array_agg(DISTINCT close_time) AS close_times,
          coalesce(array_agg(DISTINCT published) FILTER (WHERE published IS NOT NULL), '{}') AS published
-    FROM markets WHERE event_ticker IS NOT NULL AND close_time >= $3 AND close_time < $4 GROUP BY event_ticker
+    FROM markets WHERE event_ticker IS NOT NULL AND close_time IS NOT NULL GROUP BY event_ticker
+  HAVING max(close_time) >= $3 AND max(close_time) < $4
 )
-SELECT event_ticker, close_times, events.published, was_equal
-  FROM events LEFT JOIN ingest.settlements AS known USING (event_ticker)
+SELECT events.event_ticker, close_times, value.published, known.computed
+  FROM events
+  LEFT JOIN ingest.settlements AS known
+         ON known.event_ticker = events.event_ticker AND ARRAY[known.close_time] = events.close_times
  CROSS JOIN LATERAL (
-   SELECT coalesce(known.outcome = 'equal' AND ARRAY[known.close_time] = events.close_times
-                   AND ARRAY[known.published] = events.published, false) AS was_equal) AS earlier
- WHERE $5 OR NOT was_equal
+   SELECT CASE WHEN events.published = '{}' AND known.published IS NOT NULL THEN ARRAY[known.published]
+               ELSE events.published END AS published) AS value
+ WHERE $5 OR NOT coalesce(known.outcome = 'equal' AND ARRAY[known.published] = value.published, false)
  ORDER BY close_times, event_ticker
 
 -- settlement_prints --

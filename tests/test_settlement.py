@@ -23,9 +23,9 @@ PRINTS: list[Print] = [(CLOSE + n * SECOND_US, Decimal(8402857 + n % 7).scaleb(-
 VALUE = Decimal("84028.60")
 
 
-def event(*published: str, closes: tuple[int, ...] = (CLOSE,), was_equal: bool = False) -> Event:
+def event(*published: str, closes: tuple[int, ...] = (CLOSE,), computed: Decimal | None = None) -> Event:
     """An event with what its markets say."""
-    return Event("KXBTCD-26SEP2516", closes, [Decimal(value) for value in published], was_equal)
+    return Event("KXBTCD-26SEP2516", closes, [Decimal(value) for value in published], computed)
 
 
 def expirations() -> list[dict[str, Any]]:
@@ -145,12 +145,13 @@ def test_nothing_is_guessed() -> None:
     assert found.why == "its markets close at different times: 2026-09-25T19:59:00Z, 2026-09-25T20:00:00Z"
 
 
-def test_what_was_equal_stays_so_when_its_prints_are_archived() -> None:
-    """All prints gone leave an earlier verdict; some of them gone, or another value, do not."""
-    known = event("84028.60", was_equal=True)
+@pytest.mark.parametrize("published", [["84028.60"], ["84028.59"], []], ids=["equal", "differs", "unpublished"])
+def test_what_was_computed_stays_so_when_its_prints_are_archived(published: list[str]) -> None:
+    """All prints gone leave what was made of them; some of them gone do not."""
+    known = event(*published, computed=VALUE)
     assert check(RULE, known, []) == check(RULE, known, PRINTS)
     assert check(RULE, known, PRINTS[1:]).outcome == Result.INCOMPLETE
-    assert check(RULE, event("84028.60"), []).outcome == Result.INCOMPLETE
+    assert check(RULE, event(*published), []).outcome == Result.INCOMPLETE
 
 
 def test_midnight() -> None:

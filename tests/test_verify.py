@@ -22,7 +22,7 @@ from test_store import rows
 
 from recio_ingest import partitions, store, verify
 from recio_ingest.feeds import rules
-from recio_ingest.records import EPOCH, LIVE_STREAM
+from recio_ingest.records import EPOCH, LIVE_STREAM, micros
 from recio_ingest.settlement import Result, Settlement
 from recio_ingest.ship import Progress
 from recio_ingest.sql import statement
@@ -275,6 +275,32 @@ async def test_archived_prints(session: asyncpg.Connection, database: str) -> No
     assert await stored(database) == [("KXBTCD-A", "equal", 60, "84000.30", "84000.30")]
 
 
+async def test_archived_prints_and_descriptions(session: asyncpg.Connection, database: str) -> None:
+    """A difference stays one when its prints are gone, and what was published when only a step of its life is left."""
+    await put_prints(session)
+    await put_market(session, "KXBTCD-A", "84000.31")
+    await put_market(session, "KXBTCD-B")
+    before = await checked(database)
+    assert [row.outcome for row in before.values()] == [Result.DIFFERS, Result.EQUAL]
+    await session.execute(f"DELETE FROM {LIVE}; UPDATE {STATES} SET expiration_value = NULL")
+    assert await checked(database) == before
+    assert (await checked(database, again=False)).keys() == {"KXBTCD-A"}
+    await put_market(session, "KXBTCD-A", "84000.30", frame_no=2)
+    assert (await checked(database))["KXBTCD-A"].outcome == Result.EQUAL, "a value that is corrected later still counts"
+
+
+async def test_an_event_over_midnight_is_one(session: asyncpg.Connection, database: str) -> None:
+    """Markets of one event that close on two days are looked at together, and each check says the same."""
+    midnight = CLOSE.replace(hour=0)
+    for strike, close in enumerate((midnight - timedelta(hours=1), midnight + timedelta(hours=1))):
+        await put_prints(session, close)
+        await put_market(session, "KXBTCD-A", close=close, strike=strike)
+    found = (await checked(database))["KXBTCD-A"]
+    assert (found.outcome, found.close_time) == (Result.INCOMPLETE, micros(midnight + timedelta(hours=1)))
+    assert "close at different times" in (found.why or "")
+    assert await rows(database, "SELECT outcome FROM ingest.settlements") == [("incomplete",)]
+
+
 async def test_the_documented_query(session: asyncpg.Connection) -> None:
     """The query of docs/operations.md gives the 60 prints of a close, and the view that it reads is the reader's."""
     text = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
@@ -328,9 +354,10 @@ async def test_questions_go_by_index(session: asyncpg.Connection, database: str)
     await session.execute(FILL)
     lower, upper = CLOSE.replace(hour=0), CLOSE.replace(hour=0) + timedelta(days=1)
     closes = [lower + n * timedelta(hours=1) for n in range(24)]
+    wider = lower - timedelta(days=1), upper + timedelta(days=1)
     questions = {
         "settlement_first": (lower, lower - timedelta(days=9)),
-        "settlement_events": ("kalshi", ["KXBTCD"], lower, upper, True, lower - timedelta(days=9), upper),
+        "settlement_events": ("kalshi", ["KXBTCD"], lower, upper, True, lower - timedelta(days=9), upper, *wider),
         "settlement_prints": ("cfbenchmarks", "BRTI", closes, lower - timedelta(minutes=1), upper),
     }
     for name, arguments in questions.items():
