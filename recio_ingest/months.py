@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import asyncpg
 import structlog
 
 from recio_ingest import metrics, store
 from recio_ingest.faults import Fault, classify
-from recio_ingest.partitions import OLDEST, monthly
-from recio_ingest.records import Micros, aware
+from recio_ingest.partitions import HISTORY_AHEAD, OLDEST, monthly
+from recio_ingest.records import Micros, aware, micros
 from recio_ingest.sql import statement
 from recio_ingest.store import Store
 
@@ -23,13 +24,14 @@ async def make(
     """Make these months of these tables, but for those in `made`, where all of them are then.
 
     Each is its own transaction. Where a reader holds the DEFAULT partition, its month is not made now: rows go to
-    DEFAULT, and out of it when their month is made (`drain`).
+    DEFAULT, and out of it when their month is made (`drain`). So do those of a time that cannot be, long ago or ahead.
     """
+    first, last = micros(OLDEST), micros(datetime.now(UTC) + HISTORY_AHEAD)
     for table in tables:
         for month in months:
-            moment = aware(month)
-            if moment < OLDEST or (table, month) in made:
+            if not first <= month <= last or (table, month) in made:
                 continue
+            moment = aware(month)
             (wanted,) = monthly(table, moment, moment)
             try:
                 if await Store(connection).make_partition(wanted, "timestamp"):

@@ -37,6 +37,8 @@ class Arrival(NamedTuple):
     """Its columns, and what of the live row they hold."""
     key: tuple[str, ...] = ()
     """What makes one of its rows the same as another; empty: nothing does."""
+    keyed: str = "true"
+    """Which of its rows have that key, where there is one."""
     which: str = "true"
 
 
@@ -98,7 +100,7 @@ MOVES = (
                 "historical_data.momentum_history",
                 _BASE | _same(*_DERIVED),
                 _PRICE_KEY,
-                f"num_nonnulls({', '.join(_DERIVED)}) > 0",
+                which=f"num_nonnulls({', '.join(_DERIVED)}) > 0",
             ),
         ),
         candles=True,
@@ -110,6 +112,7 @@ MOVES = (
                 "historical_data.market_history",
                 _same(*_MARKET_EVENT),
                 ("ticker", "timestamp", "trade_id", "venue"),
+                "trade_id IS NOT NULL",
             ),
         ),
     ),
@@ -160,6 +163,7 @@ def _fill(text: str, arrival: Arrival, keep_raw: bool) -> str:  # noqa: FBT001  
             "{values}": ", ".join(f'{value} AS "{name}"' for name, value in values.items()),
             "{which}": arrival.which,
             "{key}": ", ".join(f'"{name}"' for name in arrival.key) or quoted,
+            "{keyed}": arrival.keyed if arrival.key else "false",
             "{same}": " AND ".join(same) or "false",
         },
     )

@@ -26,6 +26,8 @@ HISTORY_TABLES = (
     "historical_data.price_candles_1m",
 )
 HISTORY_MONTHS_AHEAD = 2
+# Thirty-one days a month, so that two are never less.
+HISTORY_AHEAD = HISTORY_MONTHS_AHEAD * timedelta(days=31)
 # No bitcoin price is older. What says so stays in the DEFAULT partition: a wrong clock would make a month for each row.
 OLDEST = datetime(2009, 1, 1, tzinfo=UTC)
 

@@ -102,6 +102,10 @@ class Rollover:
                 metrics.ROLLOVER_FAILURES.labels(move.table, cause).inc()
                 log.warning("rollover.interrupted", table=move.table, cause=cause, error=str(exc)[:300])
                 troubles.append(exc)
+            except Exception as exc:
+                metrics.ROLLOVER_FAILURES.labels(move.table, "bug").inc()
+                log.exception("rollover.failed", table=move.table)
+                troubles.append(exc)
         if not troubles:
             metrics.ROLLOVER_SUCCESS.set(time.time())
         return Pass(moved, troubles)
@@ -140,6 +144,7 @@ class Rollover:
                 await months.make(connection, move.targets, found["months"], self._made)
                 piece = Slice(leaf.name, after, found["last"], before)
                 moved[move.table] += await self._move(connection, move, piece)
+                self._emptied.pop(leaf.name, None)  # whoever began since it was found empty may see these there
                 await asyncio.sleep(self._rest * (time.monotonic() - started_s))
             after = found["last"]
             all_old = all_old and found["aged"] == found["found"]

@@ -12,7 +12,7 @@ import structlog
 from recio_ingest import metrics, store
 from recio_ingest.faults import classify
 from recio_ingest.partitions import (
-    HISTORY_MONTHS_AHEAD,
+    HISTORY_AHEAD,
     HISTORY_TABLES,
     LIVE_DAYS_AHEAD,
     LIVE_TABLES,
@@ -35,7 +35,6 @@ ROLL_EVERY_S = 600.0
 FIRST_ROLL_AFTER_S = 60.0
 # How long to rest after a slice, in times of what it took: half of the machine stays free.
 REST = 1.0
-_MONTH = timedelta(days=31)
 
 
 async def keep_partitions(dsn: str, progress: Progress) -> None:
@@ -94,5 +93,5 @@ async def keep_rolling(rollover: Rollover, progress: Progress) -> None:
 def _ahead(table: str, now: datetime) -> Iterator[Partition]:
     if table in LIVE_TABLES:
         return daily(table, now, LIVE_DAYS_AHEAD)
-    # A day of last month may be rolled over today. Thirty-one days a month, so that two are never less.
-    return monthly(table, now - timedelta(days=1), now + HISTORY_MONTHS_AHEAD * _MONTH)
+    # A day of last month may be rolled over today.
+    return monthly(table, now - timedelta(days=1), now + HISTORY_AHEAD)

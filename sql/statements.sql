@@ -576,21 +576,26 @@ SELECT '{target}' AS target, l.rows AS deleted, c.rows AS inserted, l.checksum A
  CROSS JOIN (SELECT count(*) AS rows, sum(hash) AS checksum FROM {part}_came) AS c
 
 -- roll_verdict --
--- Counts and sums of 64-bit hashes of what left and of what came. Where fewer came than left, each row that left must be
--- there by its key (`lost`: those that are not; `differing`: what is there says something else), and each that came be
--- one of those that left (`strange`: those that are not). The comparison costs nothing where it is not needed.
+-- Counts and sums of 64-bit hashes of what left and of what came. Where fewer came than left, each row that left and has a
+-- key must be there by it (`lost`: those that are not; `differing`: what is there says something else), as many without
+-- one have come as left, and each that came be one of those that left (`strange`: those that are not). The comparison
+-- costs nothing where it is not needed.
 SELECT '{target}' AS target, l.rows AS deleted, c.rows AS inserted, l.checksum AS left_sum, c.checksum AS came_sum,
        lost, differing, strange
   FROM (SELECT count(*) AS rows, sum(hash_record_extended(ROW({columns}), 0)) AS checksum FROM {part}_left) AS l
  CROSS JOIN (SELECT count(*) AS rows, sum(hash_record_extended(ROW({columns}), 0)) AS checksum FROM {part}_came) AS c
  CROSS JOIN LATERAL (
-  SELECT count(*) FILTER (WHERE there IS NULL) AS lost, count(*) FILTER (WHERE there <> hash) AS differing
+  SELECT count(*) FILTER (WHERE there IS NULL) + greatest(0,
+           (SELECT count(*) FROM {part}_left WHERE l.rows <> c.rows AND NOT ({keyed}))
+           - (SELECT count(*) FROM {part}_came WHERE l.rows <> c.rows AND NOT ({keyed}))) AS lost,
+         count(*) FILTER (WHERE there <> hash) AS differing
     FROM (SELECT a.hash, coalesce(b.hash, (SELECT hash_record_extended(ROW({columns}), 0) FROM {target} h
                                             WHERE {same} LIMIT 1)) AS there
-            FROM (SELECT *, hash_record_extended(ROW({columns}), 0) AS hash,
-                         hash_record_extended(ROW({key}), 0) AS named FROM {part}_left WHERE l.rows <> c.rows) AS a
+            FROM (SELECT *, hash_record_extended(ROW({columns}), 0) AS hash, hash_record_extended(ROW({key}), 0) AS named
+                    FROM {part}_left WHERE l.rows <> c.rows AND {keyed}) AS a
             LEFT JOIN (SELECT hash_record_extended(ROW({columns}), 0) AS hash,
-                              hash_record_extended(ROW({key}), 0) AS named FROM {part}_came WHERE l.rows <> c.rows) AS b
+                              hash_record_extended(ROW({key}), 0) AS named
+                         FROM {part}_came WHERE l.rows <> c.rows AND {keyed}) AS b
               USING (named)) AS compared) AS known
  CROSS JOIN LATERAL (
   SELECT count(*) AS strange

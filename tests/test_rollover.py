@@ -117,19 +117,23 @@ async def test_whole_messages(database: str, keep_raw: bool) -> None:  # noqa: F
 
 
 async def test_rows_of_old_months(database: str) -> None:
-    """A row whose venue's time is years back lies in that month's partition; one before 2009 makes no month."""
+    """A row whose venue's time is years back lies in that month's partition; a time that cannot be makes no month.
+
+    Nor does it keep the rows beside it: no calendar of ours has a year 0, or a month behind December 9999.
+    """
     old = (
         'INSERT INTO live_data.btc_price_log ("timestamp", received_at, venue, symbol, price, trade_id)'
         " VALUES ('{}', now() - interval '2 days', 'coinbase', 'BTC-USD', 1, 1)"
     )
     await execute(database, old.format("2019-12-31 23:59:59.999999Z"), old.format("2020-01-01Z"),
-                  old.format("1970-01-01Z"))  # fmt: skip
+                  old.format("1970-01-01Z"), old.format("0001-12-31 23:00Z BC"), old.format("9999-12-31Z"))  # fmt: skip
     await roll(database)
 
+    assert await one(database, "SELECT count(*) FROM historical_data.price_history_default") == 3
     assert await rows(
         database,
         "SELECT tableoid::regclass::text, \"timestamp\" AT TIME ZONE 'UTC' FROM historical_data.price_history"
-        " ORDER BY 2",
+        " WHERE \"timestamp\" BETWEEN '0001-01-02Z' AND '9999-01-01Z' ORDER BY 2",
     ) == [
         ("historical_data.price_history_default", datetime(1970, 1, 1)),  # noqa: DTZ001  # UTC, by the query
         ("historical_data.price_history_201912", datetime(2019, 12, 31, 23, 59, 59, 999999)),  # noqa: DTZ001
@@ -159,6 +163,43 @@ async def test_what_is_there_already(database: str) -> None:
     assert await count(database, "live_data") == dict.fromkeys(LIVE, 0)
     found = await count(database, "historical_data")
     assert (found["price_history"], found["market_history"]) == (1000, 1000)
+
+
+_TICKERS = """
+INSERT INTO live_data.websocket_market_data ("timestamp", received_at, frame_no, row_no, venue, ticker, event_type,
+                                             yes_bid, trade_id)
+SELECT '2026-09-01Z', now() - interval '2 days', n, 0, 'kalshi', 'M', CASE n WHEN 1 THEN 'trade' ELSE 'ticker' END,
+       n / 100.0, CASE n WHEN 1 THEN 't-1' END FROM generate_series(1, 4) AS n
+"""
+_KNOWN_TRADE = """
+INSERT INTO historical_data.market_history ("timestamp", received_at, frame_no, row_no, venue, ticker, event_type,
+                                            yes_bid, trade_id)
+SELECT "timestamp", received_at, frame_no, row_no, venue, ticker, event_type, yes_bid, trade_id
+  FROM live_data.websocket_market_data WHERE frame_no = 1
+"""
+
+
+async def test_quotes_of_one_moment_differ_from_nothing(database: str) -> None:
+    """Quotes have no key: two of one market and moment are not told as differing because a trade was there already."""
+    await execute(database, _TICKERS, _KNOWN_TRADE)
+    await roll(database)
+    assert await rows(
+        database, "SELECT deleted_rows, inserted_rows, present_rows, differing_rows FROM ingest.rollovers"
+    ) == [(4, 3, 1, 0)]
+
+
+async def test_a_lost_quote_is_missed(database: str) -> None:
+    """One of several quotes of a moment that does not arrive is lost, however like the others it is."""
+    await execute(
+        database, _TICKERS, _KNOWN_TRADE,
+        "CREATE FUNCTION public.lossy() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " RETURN CASE WHEN NEW.frame_no <> 3 THEN NEW END; END $$",
+        "CREATE TRIGGER lossy BEFORE INSERT ON historical_data.market_history FOR EACH ROW"
+        " EXECUTE FUNCTION public.lossy()",
+    )  # fmt: skip
+    (trouble,) = (await rolling(database).run_once()).troubles
+    assert "1 rows neither came nor were there" in str(trouble)
+    assert (await count(database, "live_data"))["websocket_market_data"] == 4
 
 
 @pytest.mark.parametrize(
@@ -229,6 +270,22 @@ async def test_an_emptied_partition_is_dropped_later(database: str) -> None:
         assert isinstance(before, int)
         assert after == before - 2  # three days and two days ago; a part of yesterday is young
         assert await one(database, f"{partitions} AND inhrelid = 'live_data.btc_price_log_default'::regclass") == 1
+    finally:
+        await reader.close()
+
+
+async def test_late_rows_that_pass_through_are_seen(database: str) -> None:
+    """Rows that came late to a partition found empty, and moved on, are seen by whoever began in between."""
+    await make_days(database, range(-3, -2))
+    mover = rolling(database)
+    assert (await mover.run_once()).troubles == []
+    await fill(database, 100, "73 hours")
+    reader = await asyncpg.connect(database)
+    try:
+        async with reader.transaction(isolation="repeatable_read", readonly=True):
+            assert await reader.fetchval("SELECT 1 FROM ingest.offsets") is None
+            assert (await mover.run_once()).moved["live_data.btc_price_log"] == 100
+            assert await reader.fetchval("SELECT count(*) FROM historical_data.price_timeline") == 100
     finally:
         await reader.close()
 
