@@ -116,13 +116,18 @@ class Rollover(_Section):
 class Retention(_Section):
     """How long historical rows are kept; 0 is for ever."""
 
-    historical_days: Annotated[int, Field(ge=0)] = 0
+    historical_days: Annotated[int, Field(ge=0, le=36_500)] = 0
 
 
 class Archive(_Section):
     """Where old partitions go; empty is nowhere."""
 
     dir: str = ""
+
+    @field_validator("dir")
+    @classmethod
+    def _home(cls, value: str) -> str:
+        return str(_at_home(Path(value))) if value else ""
 
 
 class Http(_Section):
@@ -156,10 +161,14 @@ class Settings(_Section):
     @field_validator("state_dir")
     @classmethod
     def _home(cls, value: Path) -> Path:
-        try:
-            return value.expanduser()
-        except RuntimeError:
-            raise ValueError("there is no such home directory") from None
+        return _at_home(value)
+
+
+def _at_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("there is no such home directory") from None
 
 
 def load(file: str | None, environ: Mapping[str, str] = os.environ) -> Settings:

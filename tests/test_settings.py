@@ -119,6 +119,10 @@ def test_home_is_expanded() -> None:
     assert mistakes(None, {"RECIO_STATE_DIR": "~no-such-account/x"}) == [
         "RECIO_STATE_DIR: state_dir: there is no such home directory"
     ]
+    assert load(None, {"RECIO_ARCHIVE__DIR": "~/x"}).archive.dir == str(Path.home() / "x")
+    assert mistakes(None, {"RECIO_ARCHIVE__DIR": "~no-such-account/x"}) == [
+        "RECIO_ARCHIVE__DIR: archive.dir: there is no such home directory"
+    ]
 
 
 def test_all_mistakes_in_one_report(file: Path) -> None:
