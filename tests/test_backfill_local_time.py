@@ -108,12 +108,21 @@ def test_a_second_pass_that_replaced_all_of_the_first() -> None:
 
 
 def test_one_pass_between_its_neighbours_stays_open() -> None:
-    """It may be either of the two; followed by nothing near, it goes on from the hour before."""
+    """It may be either of the two, also where nothing near follows: VACUUM closes the hole of a second pass."""
     before, after = Tick(9, HOUR - timedelta(seconds=1)), Tick(30, HOUR + timedelta(hours=1))
     run = ticks(10, HOUR, 20)
     assert local_time.decide(run, before, after, HOUR) == {}
-    assert set(local_time.decide(run, before, Tick(30, HOUR + timedelta(hours=5)), HOUR).values()) == {0}
+    assert local_time.decide(run, before, Tick(30, HOUR + timedelta(hours=5)), HOUR) == {}
+    assert local_time.decide(run, before, None, HOUR) == {}
     assert local_time.decide(run, None, None, HOUR) == {}
+
+
+def test_what_goes_on_from_the_hour_before_is_summer() -> None:
+    """A run right behind the hour before, with a hole behind it; not where the recorder was down in between."""
+    run, later = ticks(10, HOUR + timedelta(seconds=20), 20), ticks(50, HOUR + timedelta(seconds=100), 5)
+    before = Tick(9, HOUR - timedelta(seconds=1))
+    assert local_time.decide(run + later, before, None, HOUR) == {tick.rowid: 0 for tick in run}
+    assert local_time.decide(run + later, Tick(9, HOUR - timedelta(minutes=5)), None, HOUR) == {}
 
 
 def test_a_clock_that_goes_back_twice_tells_nothing() -> None:

@@ -14,6 +14,8 @@ from recio_ingest.backfill.tables import BadValue
 from recio_ingest.records import Micros, micros
 
 HOUR = timedelta(hours=1)
+# A row a second; whoever was down for longer may as well have been down for an hour more.
+SOON = timedelta(minutes=1)
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?(?:(Z)|([+-])(\d\d):(\d\d))?", re.ASCII)
 _TIME = re.compile(r"(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
@@ -193,13 +195,15 @@ def decide(ticks: Sequence[Tick], before: Tick | None, after: Tick | None, hour:
 
     The rows come in the order of their rowids, with the nearest row on either side. They were written with INSERT OR
     REPLACE: the second pass gives a replaced second a new rowid at the end and leaves a hole. So a run that follows the
-    row of before the hour without a hole is summer; one that follows a hole of its size, and is followed by the row of
-    after the hour, is winter; and where the clock goes back, summer ended. What both or neither holds for stays open.
+    row of before the hour without a hole, within a minute, and has a hole behind it is summer; one that follows a hole
+    of its size, and is followed by the row of after the hour, is winter; and where the clock goes back, summer ended.
+    What both or neither holds for stays open: so does a run alone, as VACUUM may have closed the hole before it, or the
+    recorder may have been down for the first of the two hours.
     """
     runs = _runs(ticks)
     if not runs:
         return {}
-    follows = before is not None and before.rowid + 1 == ticks[0].rowid and hour - HOUR <= before.wall < hour
+    follows = before is not None and before.rowid + 1 == ticks[0].rowid and ticks[0].wall - SOON <= before.wall < hour
     leads = after is not None and ticks[-1].rowid + 1 == after.rowid and hour + HOUR <= after.wall < hour + 2 * HOUR
     backward = [place for place in range(1, len(runs)) if runs[place][0].wall <= runs[place - 1][-1].wall]
     if len(backward) > 1:
@@ -213,7 +217,7 @@ def decide(ticks: Sequence[Tick], before: Tick | None, after: Tick | None, hour:
         hole = runs[-1][0].rowid - earlier.rowid - 1 if earlier is not None else 0
         if leads and 2 * hole >= len(runs[-1]):
             folds[-1] = 1
-        if follows and not (leads and len(runs) == 1):
+        if follows and len(runs) > 1:
             folds[0] = 0
     return {tick.rowid: fold for run, fold in zip(runs, folds, strict=True) if fold is not None for tick in run}
 
