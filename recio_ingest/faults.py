@@ -44,6 +44,7 @@ _BY_CLASS = {
     "22": Fault.BAD_ROW,
     "23": Fault.BAD_ROW,
     "21": Fault.BAD_ROW,
+    "54": Fault.BAD_ROW,  # a text of 3 kB that an index has no room for
 }
 
 

@@ -37,6 +37,7 @@ BY_STATE = {
     "22P02": Fault.BAD_ROW,
     "23502": Fault.BAD_ROW,
     "23505": Fault.BAD_ROW,
+    "54000": Fault.BAD_ROW,
 }
 
 
