@@ -804,7 +804,7 @@ SELECT users.sync_sequences_v1($1)
 
 -- backfill_undo_lock --
 -- The load that is to be undone, held until it is.
-SELECT backfill_id, state, source_table, user_id, target FROM ingest.backfills WHERE backfill_id = $1 FOR UPDATE
+SELECT backfill_id, state, source_table, user_id, target, inserted_rows FROM ingest.backfills WHERE backfill_id = $1 FOR UPDATE
 
 -- backfill_undo_rows --
 -- What a load inserted and nobody has changed since.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import sqlite3
@@ -149,6 +150,9 @@ async def test_several_files_one_of_which_is_none(backfill: Backfill, tmp_path: 
     assert await backfill(tmp_path / "no.db", path, fills) == 65
     assert "no.db is no SQLite file" in backfill.err
     assert backfill.counts == [(20, 20, 0, 0), (10, 5, 0, 5), (10, 10, 0, 0)]
+    (error,) = backfill.report["errors"]
+    assert (backfill.report["ok"], error["file"], error["exit_code"]) == (False, "no.db", 65)
+    assert "no SQLite file" in error["error"]
     reasons = await backfill.rows("SELECT reason, detail FROM ingest.quarantine")
     assert {row["reason"] for row in reasons} == {"no_such_trade"}
 
@@ -176,9 +180,48 @@ async def test_undo_takes_back_what_came_and_nothing_else(backfill: Backfill, tm
     assert "1 rows stay, changed or referred to since: 33" in backfill.out
     ids = [row["id"] for row in await backfill.rows("SELECT id FROM users.trades_0001 ORDER BY id")]
     assert ids == [*range(1, 21), 33]
+    assert await backfill("--undo", 2) == 1
+    assert "0 rows removed" in backfill.out
+    assert "1 rows stay, changed or referred to since: 33" in backfill.out
+    await execute(backfill.dsn, "UPDATE users.trades_0001 SET backfill_id = NULL WHERE id = 33")
     assert await backfill("--undo", 2) == 65
     assert await backfill(tmp_path / "two.db") == 1
     assert backfill.counts == [(50, 29, 21, 0)]
+
+
+async def test_undo_in_the_order_of_the_loads(backfill: Backfill, tmp_path: Path) -> None:
+    """Trades that another load refers to stay until that one is undone too, and go when asked for again."""
+    path = files.clean_trades(tmp_path / "trades.db", 20)
+    files.write(path, "active_trades", (files.active_trade(number, number) for number in range(1, 6)))
+    assert await backfill(path) == 0
+    assert await backfill("--undo", 1) == 1
+    assert "15 rows removed" in backfill.out
+    assert await backfill("--undo", 2) == 0
+    assert await backfill("--undo", 1) == 0
+    assert "5 rows removed" in backfill.out
+    assert await backfill("--undo", 1) == 65
+    assert await backfill.rows("SELECT FROM users.trades_0001") == []
+
+
+async def test_undo_says_what_was_gone_before(backfill: Backfill, tmp_path: Path) -> None:
+    """Prices whose month is in the archive cannot be taken back now, and nobody is told that all are."""
+    assert await backfill(KINDS["later price_log"](tmp_path / "prices.db")) == 0, backfill.out
+    (left,) = await backfill.rows("SELECT count(*) FROM historical_data.price_history_202508")
+    await execute(backfill.dsn, "DROP TABLE historical_data.price_history_202507")
+    assert await backfill("--undo", 1) == 1
+    assert f"{left['count']} rows removed" in backfill.out
+    assert f"{300 - left['count']} rows were gone before" in backfill.out
+
+
+async def test_a_text_that_no_index_takes_is_found_alone(backfill: Backfill, tmp_path: Path) -> None:
+    """A ticker of many kilobytes is refused by the server; its neighbours are loaded."""
+    path = files.clean_trades(tmp_path / "trades.db", 20)
+    noise = "".join(hashlib.sha256(bytes([n])).hexdigest() for n in range(200))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE trades SET ticker = ? WHERE id = 7", (noise,))
+    assert await backfill(path) == 0, backfill.err
+    assert backfill.counts == [(20, 19, 0, 1)]
+    assert backfill.report["loads"][0]["quarantined_by_reason"] == {"refused": 1}
 
 
 async def test_undo_of_prices_takes_what_was_derived_too(backfill: Backfill, tmp_path: Path) -> None:

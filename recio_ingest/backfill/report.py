@@ -126,9 +126,21 @@ class Loaded(NamedTuple):
         }
 
 
-def as_json(loads: Sequence[Loaded]) -> dict[str, Any]:
-    """Return the report of a run: every file and table, and whether all is well."""
-    return {"ok": all(load.ok for load in loads), "loads": [load.as_json() for load in loads]}
+class Failed(NamedTuple):
+    """A file that could not be loaded to its end, or verified."""
+
+    file: str
+    error: str
+    exit_code: int
+
+
+def as_json(loads: Sequence[Loaded], failed: Sequence[Failed] = ()) -> dict[str, Any]:
+    """Return the report of a run: every file and table, what failed, and whether all is well."""
+    return {
+        "ok": not failed and all(load.ok for load in loads),
+        "loads": [load.as_json() for load in loads],
+        "errors": [each._asdict() for each in failed],
+    }
 
 
 def table(loads: Sequence[Loaded]) -> Table:

@@ -16,7 +16,7 @@ from recio_ingest import ship, store
 from recio_ingest.backfill import progress, report, snapshot
 from recio_ingest.backfill.door import FEED, ROLE
 from recio_ingest.backfill.load import Loader
-from recio_ingest.backfill.report import Loaded
+from recio_ingest.backfill.report import Failed, Loaded
 from recio_ingest.backfill.source import Found, Source
 from recio_ingest.backfill.undo import NAMED, undo
 from recio_ingest.backfill.verify import Load, second_read, verify
@@ -42,20 +42,20 @@ class Wanted(NamedTuple):
 
 async def run(dsn: str, wanted: Wanted, explain: Explain) -> int:
     """Load, verify and report every file; return the worst exit code. `explain` tells an error and gives its code."""
-    worst = 0
     loads: list[Loaded] = []
+    failed: list[Failed] = []
     for path in wanted.paths:
         try:
             await _file(dsn, path, wanted, loads)
-        except RecioError as exc:
-            worst = max(worst, explain(exc))
-        except store.ERRORS as exc:
-            worst = max(worst, explain(ship.one_shot(exc)))
+        except (RecioError, *store.ERRORS) as exc:
+            error = ship.one_shot(exc)
+            failed.append(Failed(path.name, str(error), explain(error)))
+    worst = max((each.exit_code for each in failed), default=0)
     if any(not load.ok or (wanted.strict and load.quarantined) for load in loads):
         worst = max(worst, EXIT_FAILED)
     _show(loads)
     if wanted.report is not None:
-        answer = {**report.as_json(loads), "exit_code": worst, "dry_run": wanted.dry_run}
+        answer = {**report.as_json(loads, failed), "exit_code": worst, "dry_run": wanted.dry_run}
         try:
             wanted.report.write_bytes(orjson.dumps(answer, option=orjson.OPT_INDENT_2) + b"\n")
         except OSError as exc:
@@ -64,27 +64,33 @@ async def run(dsn: str, wanted: Wanted, explain: Explain) -> int:
 
 
 async def take_back(dsn: str, backfill_id: int) -> int:
-    """Undo one load; return 1 where rows had to stay."""
+    """Undo one load; return 1 where rows had to stay, or were gone before."""
     connection = await store.connect(dsn, role=ROLE)
     try:
         done = await undo(connection, backfill_id)
     finally:
         await connection.close()
     print(f"backfill {backfill_id}: {done.removed} rows removed from {done.target}")  # noqa: T201  # the command's output
-    if not done.stayed:
-        return 0
-    more = "at least " if len(done.stayed) == NAMED else ""
-    ids = ", ".join(map(str, done.stayed))
-    print(f"{more}{len(done.stayed)} rows stay, changed or referred to since: {ids}")  # noqa: T201  # same
-    return EXIT_FAILED
+    if done.gone:
+        print(  # noqa: T201  # same
+            f"{done.gone} rows were gone before; those of an archived month can come back by --restore-archive:"
+            " undo once more then"
+        )
+    if done.stayed:
+        more = "at least " if len(done.stayed) == NAMED else ""
+        ids = ", ".join(map(str, done.stayed))
+        print(f"{more}{len(done.stayed)} rows stay, changed or referred to since: {ids}")  # noqa: T201  # same
+    return EXIT_FAILED if done.gone or done.stayed else 0
 
 
 async def _file(dsn: str, path: Path, wanted: Wanted, loads: list[Loaded]) -> None:
     with snapshot.taken(path, wanted.folder) as copy, closing(Source(copy)) as source:
         source.check()
         for found in source.find():
-            # One by one: what was loaded before an error belongs into the report.
-            loads.append(await _table(dsn, source, found, wanted))  # noqa: PERF401  # the reason above
+            # What was loaded before an error belongs into the report, also what could not be verified then.
+            loads.append(await _table(dsn, source, found, wanted))
+            if not wanted.dry_run:
+                loads[-1] = await _verified(dsn, source, found, wanted, loads[-1])
 
 
 async def _table(dsn: str, source: Source, found: Found, wanted: Wanted) -> Loaded:
@@ -103,14 +109,13 @@ async def _table(dsn: str, source: Source, found: Found, wanted: Wanted) -> Load
                 lasted_s=time.monotonic() - began_s,
             )
         done = (await loader.run(told)).progress
-    loaded = begun._replace(
+    return begun._replace(
         backfill_id=done.backfill_id,
         inserted=done.inserted,
         present=done.present,
         quarantined={"": done.quarantined},
         lasted_s=time.monotonic() - began_s,
     )
-    return await _verified(dsn, source, found, wanted, loaded)
 
 
 async def _verified(dsn: str, source: Source, found: Found, wanted: Wanted, loaded: Loaded) -> Loaded:

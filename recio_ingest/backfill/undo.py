@@ -17,20 +17,27 @@ NAMED = 100
 
 
 class Undone(NamedTuple):
-    """How many rows went, and which stayed because somebody changed them or refers to them."""
+    """How many rows went, and which stayed because somebody changed them or refers to them.
+
+    `gone`: how many prices the load had inserted that were there no more, as those of an archived month.
+    """
 
     target: str
     removed: int
     stayed: list[int]
+    gone: int = 0
 
 
 async def undo(connection: asyncpg.Connection, backfill_id: int) -> Undone:
-    """Undo one load in one transaction. Raises BadInputError for an id that is none, or is undone."""
+    """Undo one load in one transaction, or what an earlier undo had to leave.
+
+    Raises BadInputError for an id that is none, or of which nothing is left.
+    """
     async with connection.transaction():
         load = await connection.fetchrow(statement("backfill_undo_lock"), backfill_id)
-        if load is None or load["state"] == "undone":
-            known = "was undone before" if load else "is not known"
-            raise BadInputError(f"backfill {backfill_id} {known}", hint="SELECT * FROM ingest.backfills shows all")
+        if load is None:
+            raise BadInputError(f"backfill {backfill_id} is not known", hint="SELECT * FROM ingest.backfills shows all")
+        again = load["state"] == "undone"
         table = TABLES[load["source_table"]]
         removed = await _remove(connection, table, load["user_id"] or "", backfill_id)
         stayed: list[int] = []
@@ -40,9 +47,12 @@ async def undo(connection: asyncpg.Connection, backfill_id: int) -> Undone:
                 statement("backfill_left").format(leaf=name), backfill_id, NAMED, timeout=PATIENCE_S
             )
             stayed = [row["id"] for row in rows]
+        if again and not removed and not stayed:
+            raise BadInputError(f"backfill {backfill_id} was undone before, and nothing of it is left")
         await connection.execute(statement("backfill_undo_quarantine"), f"{FEED}/{backfill_id}", timeout=PATIENCE_S)
         await connection.execute(statement("backfill_undone"), backfill_id)
-    return Undone(load["target"], removed, stayed)
+    gone = 0 if again or table.per_user else load["inserted_rows"] - removed
+    return Undone(load["target"], removed, stayed, gone)
 
 
 async def _remove(connection: asyncpg.Connection, table: Table, user: str, backfill_id: int) -> int:
