@@ -41,9 +41,8 @@ async def restore(dsn: str, path: Path) -> Manifest:
             raise TryLaterError(f"{manifest.partition} is there already", hint="drop or rename it first")
         async with connection.transaction():
             await _load(connection, path, manifest)
-            moments = micros_of(manifest.lower), micros_of(manifest.upper)
             await connection.execute(
-                statement("end_restore"), manifest.table, manifest.partition, *moments, timeout=WHOLE_MONTH_S
+                statement("end_restore"), manifest.table, manifest.partition, *_bounds(manifest), timeout=WHOLE_MONTH_S
             )
             await connection.execute(statement("note_restored"), *entry(manifest, path))
     except asyncpg.UniqueViolationError as exc:
@@ -51,6 +50,10 @@ async def restore(dsn: str, path: Path) -> Manifest:
             f"{manifest.table} has rows of {manifest.partition} already: {exc.detail}",
             hint="they came after it was archived, and stand in its DEFAULT partition",
         ) from exc
+    except asyncpg.CheckViolationError as exc:
+        if exc.constraint_name == "restored_within_bounds":
+            raise BadInputError(f"{path.name} has rows outside the bounds that its manifest tells of") from exc
+        raise
     finally:
         await connection.close(timeout=store.CONNECT_TIMEOUT_S)
     return manifest
@@ -99,7 +102,7 @@ async def _try_group(connection: asyncpg.Connection, manifest: Manifest, data: b
 
 async def _begin(connection: asyncpg.Connection, manifest: Manifest, name: str, *, trial: bool) -> None:
     fields = [field for column in manifest.columns for field, _, _ in column.fields()]
-    await connection.execute(statement("begin_restore"), manifest.table, name, fields, trial)
+    await connection.execute(statement("begin_restore"), manifest.table, name, *_bounds(manifest), fields, trial)
 
 
 async def _fill(connection: asyncpg.Connection, manifest: Manifest, name: str, data: bytes) -> None:
@@ -121,10 +124,14 @@ def entry(manifest: Manifest, path: Path) -> tuple[Any, ...]:
     """Return what ingest.archives says of a file."""
     times = [micros_of(time) if time else None for time in (manifest.min_time, manifest.max_time)]
     return (
-        *(manifest.table, manifest.partition, micros_of(manifest.lower), micros_of(manifest.upper)),
+        *(manifest.table, manifest.partition, *_bounds(manifest)),
         [column.name for column in manifest.columns],
         *(manifest.rows, *times, manifest.checksum, path.name, manifest.size_bytes, manifest.sha256),
     )
+
+
+def _bounds(manifest: Manifest) -> tuple[Micros, Micros]:
+    return micros_of(manifest.lower), micros_of(manifest.upper)
 
 
 def micros_of(text: str) -> Micros:

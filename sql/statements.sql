@@ -879,7 +879,7 @@ SELECT ingest.drop_archived_v1($1)
 
 -- begin_restore --
 -- The table to load into, and the one for what comes out of the file.
-SELECT ingest.begin_restore_v1($1, $2, $3, $4)
+SELECT ingest.begin_restore_v2($1, $2, $3, $4, $5, $6)
 
 -- fill_restored --
 -- What came out of the file, as the rows that they were.
@@ -891,7 +891,7 @@ TRUNCATE {relation}_staged
 
 -- end_restore --
 -- A partition again.
-SELECT ingest.end_restore_v1($1, $2, $3, $4)
+SELECT ingest.end_restore_v2($1, $2, $3, $4)
 
 -- relation_exists --
 -- Whether there is a table of this name.

@@ -7,6 +7,7 @@ import re
 import sys
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import asyncpg
 import duckdb
@@ -110,6 +111,75 @@ async def test_what_no_decimal_holds(database: str, tmp_path: Path) -> None:
     }
     await restore.restore(database, tmp_path / "momentum_history_202507.parquet")
     assert await held(database, "momentum_history") == before
+
+
+INDEXES = (
+    "SELECT pg_get_indexdef(indexrelid), contype::text FROM pg_index JOIN pg_inherits ON inhrelid = indexrelid"
+    " LEFT JOIN pg_constraint ON conindid = indexrelid WHERE indrelid = $1::text::regclass AND indisvalid ORDER BY 1"
+)
+UNSUMMARIZED = (
+    "SELECT count(*) FROM pg_index JOIN pg_class c ON c.oid = indexrelid JOIN pg_am a ON a.oid = c.relam WHERE CASE"
+    " WHEN indrelid = $1::text::regclass AND amname = 'brin' THEN brin_summarize_new_values(c.oid) > 0 END"
+)
+LAID_OUT = "SELECT count(*) FROM pg_index WHERE indrelid = $1::text::regclass"
+
+
+@pytest.mark.parametrize("table", TABLES)
+async def test_attaching_is_short(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str) -> None:
+    """While a restore holds the DEFAULT partition it makes no index and reads no row; it has those of its siblings."""
+    name = await fill(database, table)
+    indexes = await scalar(database, f"SELECT array_agg(i::text) FROM ({INDEXES}) i", name)
+    assert len(indexes) == await scalar(database, LAID_OUT, name)
+    await execute(
+        database,
+        f"CREATE TABLE twin AS SELECT * FROM historical_data.{table} LIMIT 1",
+        "UPDATE twin SET \"timestamp\" = '2025-07-31 23:59Z'",
+    )
+    await retire(database, tmp_path)
+    await execute(database, f"INSERT INTO historical_data.{table} SELECT * FROM twin")
+    said: list[str] = []
+
+    async def connect(dsn: str, role: str) -> asyncpg.Connection:
+        connection = await store.connect(dsn, role=role)
+        connection.add_log_listener(lambda _, message: said.append(message.message))
+        await connection.execute("SET client_min_messages = debug1")
+        return connection
+
+    monkeypatch.setattr(restore, "store", SimpleNamespace(connect=connect, CONNECT_TIMEOUT_S=10.0))
+    await restore.restore(database, tmp_path / f"{table}_202507.parquet")
+    moved = said.index(f"1 rows moved out of {table}_default")
+    assert [line for line in said[moved:] if line.startswith("building index")] == []
+    assert f'partition constraint for table "{table}_202507" is implied by existing constraints' in said[moved:]
+    assert await scalar(database, f"SELECT array_agg(i::text) FROM ({INDEXES}) i", name) == indexes
+    assert await scalar(database, LAID_OUT, name) == len(indexes)
+    checks = "SELECT count(*) FROM pg_constraint WHERE conrelid = $1::text::regclass AND contype = 'c'"
+    assert await scalar(database, checks, name) == 0
+
+
+async def test_what_comes_back_is_found_by_its_blocks(database: str, tmp_path: Path) -> None:
+    """The BRIN indexes of a month of more than one range of pages are complete, before any vacuum."""
+    name = await fill(database, "price_history", 0)
+    await execute(
+        database,
+        'INSERT INTO historical_data.price_history ("timestamp", source, symbol, trade_id, price)'
+        " SELECT '2025-07-01Z'::timestamptz + n * interval '1 s', 'coinbase', 'BTC-USD', n, 1.5"
+        " FROM generate_series(1, 25000) AS n",
+    )
+    await retire(database, tmp_path)
+    await restore.restore(database, tmp_path / FILE)
+    assert await scalar(database, "SELECT pg_relation_size($1::text::regclass) / 8192 > 256", name)
+    assert await scalar(database, UNSUMMARIZED, name) == 0
+
+
+async def test_rows_outside_the_bounds_are_refused(database: str, tmp_path: Path) -> None:
+    """A manifest that tells of another month than its rows are of is bad input, and changes nothing."""
+    await fill(database, "price_history")
+    await retire(database, tmp_path)
+    told = tmp_path / "price_history_202507.json"
+    told.write_text(parquet.read_manifest(told)._replace(upper="2025-07-02T00:00:00+00:00").text())
+    with pytest.raises(BadInputError, match="outside the bounds"):
+        await restore.restore(database, tmp_path / FILE)
+    assert await held(database, "price_history") == []
 
 
 async def test_damage_is_refused(database: str, tmp_path: Path) -> None:
@@ -227,7 +297,11 @@ async def test_young_live_and_default_stay(database: str, tmp_path: Path) -> Non
     assert len(await held(database, "price_history")) == 2
     assert await rows(database, "SELECT count(*) FROM live_data.btc_price_log") == [(1,)]
     with pytest.raises(asyncpg.PostgresError):
-        await execute(database, "SELECT ingest.begin_restore_v1('live_data.btc_price_log', 'live_data.x', '{a}', true)")
+        await execute(
+            database,
+            "SELECT ingest.begin_restore_v2('live_data.btc_price_log', 'live_data.x', '2025-07-01Z', '2025-08-01Z',"
+            " '{a}', true)",
+        )
 
 
 async def intact(dsn: str, folder: Path, before: list[str]) -> None:
