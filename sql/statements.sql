@@ -878,7 +878,7 @@ RETURNING archive_id
 SELECT ingest.drop_archived_v1($1)
 
 -- begin_restore --
--- The table to load into, and the one for what comes out of the file.
+-- The table to load into, whose name it gives, and the one for what comes out of the file.
 SELECT ingest.begin_restore_v2($1, $2, $3, $4, $5, $6)
 
 -- fill_restored --
@@ -893,9 +893,19 @@ TRUNCATE {relation}_staged
 -- A partition again.
 SELECT ingest.end_restore_v2($1, $2, $3, $4)
 
+-- merge_restored --
+-- Where the partition is there already.
+SELECT ingest.merge_restored_v1($1)
+
 -- relation_exists --
 -- Whether there is a table of this name.
 SELECT to_regclass($1) IS NOT NULL
+
+-- restored_already --
+-- Whether a file's rows were brought back and have not been dropped since.
+SELECT to_regclass($1) IS NOT NULL
+   AND EXISTS (SELECT FROM ingest.archives WHERE partition_name = $1 AND file_sha256 = $2
+                  AND restored_at > coalesce(dropped_at, '-infinity'))
 
 -- note_restored --
 -- Wanted here again; also where this database never knew of the archive.

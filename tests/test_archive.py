@@ -113,6 +113,9 @@ async def test_what_no_decimal_holds(database: str, tmp_path: Path) -> None:
     assert await held(database, "momentum_history") == before
 
 
+TWIN = (
+    "CREATE TABLE twin AS SELECT * FROM historical_data.{} LIMIT 1; UPDATE twin SET \"timestamp\" = '2025-07-31 23:59Z'"
+)
 INDEXES = (
     "SELECT pg_get_indexdef(indexrelid), contype::text FROM pg_index JOIN pg_inherits ON inhrelid = indexrelid"
     " LEFT JOIN pg_constraint ON conindid = indexrelid WHERE indrelid = $1::text::regclass AND indisvalid ORDER BY 1"
@@ -130,11 +133,7 @@ async def test_attaching_is_short(database: str, tmp_path: Path, monkeypatch: py
     name = await fill(database, table)
     indexes = await scalar(database, f"SELECT array_agg(i::text) FROM ({INDEXES}) i", name)
     assert len(indexes) == await scalar(database, LAID_OUT, name)
-    await execute(
-        database,
-        f"CREATE TABLE twin AS SELECT * FROM historical_data.{table} LIMIT 1",
-        "UPDATE twin SET \"timestamp\" = '2025-07-31 23:59Z'",
-    )
+    await execute(database, *TWIN.format(table).split(";"))
     await retire(database, tmp_path)
     await execute(database, f"INSERT INTO historical_data.{table} SELECT * FROM twin")
     said: list[str] = []
@@ -270,6 +269,48 @@ async def test_late_rows_join_what_comes_back(database: str, tmp_path: Path) -> 
     await restore.restore(database, tmp_path / FILE)
     assert len(await held(database, "price_history_202507")) == len(before) + 1
     assert set(before) < set(await held(database, "price_history"))
+
+
+@pytest.mark.parametrize("table", TABLES)
+async def test_files_of_a_month_come_together(database: str, tmp_path: Path, table: str) -> None:
+    """Where late rows have made a month anew its rows come back beside them, as do the late ones, and none twice."""
+    await fill(database, table)
+    before = await held(database, table)
+    await execute(database, *TWIN.format(table).split(";"))
+    await retire(database, tmp_path)
+    await fill(database, table, 0)
+    await execute(database, f"INSERT INTO historical_data.{table} SELECT * FROM twin")
+    late = await held(database, table)
+    first, second = tmp_path / f"{table}_202507.parquet", tmp_path / f"{table}_202507.2.parquet"
+    await restore.restore(database, first)
+    assert await held(database, table) == sorted(before + late)
+
+    await execute(database, "UPDATE ingest.archives SET restored_at = NULL")
+    await execute(database, f"DELETE FROM historical_data.{table} WHERE \"timestamp\" < '2025-07-31Z'")
+    assert await retire(database, tmp_path) == (1, 1, 0)
+    for path in (second, first):
+        await restore.restore(database, path)
+        with pytest.raises(TryLaterError, match="is there already"):
+            await restore.restore(database, path)
+    await execute(database, "UPDATE ingest.archives SET restored_at = NULL")
+    for path in (second, first):
+        with pytest.raises(TryLaterError, match=r"has rows of .* already"):
+            await restore.restore(database, path)
+    assert await held(database, f"{table}_202507") == sorted(before + late)
+    assert await scalar(database, "SELECT count(*) FROM pg_class WHERE relname ~ '_restored|_staged'") == 0
+
+
+async def test_something_else_of_its_name(database: str, tmp_path: Path) -> None:
+    """A table that has the partition's name and is not that month is left alone."""
+    await fill(database, "price_history")
+    await retire(database, tmp_path)
+    other = "CREATE TABLE historical_data.price_history_202507"
+    august = " PARTITION OF historical_data.price_history FOR VALUES FROM ('2025-08-01Z') TO ('2025-09-01Z')"
+    for made in (other + " (x integer)", other + august):
+        await execute(database, made)
+        with pytest.raises(TryLaterError, match="as something else"):
+            await restore.restore(database, tmp_path / FILE)
+        await execute(database, "DROP TABLE historical_data.price_history_202507")
 
 
 async def test_nowhere_to_go(database: str) -> None:

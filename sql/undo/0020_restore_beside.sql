@@ -3,7 +3,7 @@
 \set tables ''
 \ir check.sql
 
-DROP FUNCTION ingest.begin_restore_v2, ingest.end_restore_v2;
+DROP FUNCTION ingest.begin_restore_v2, ingest.end_restore_v2, ingest.merge_restored_v1, ingest.has_bounds_v1;
 
 CREATE FUNCTION ingest.begin_restore_v1(parent text, name text, staged text[], trial boolean) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
