@@ -870,7 +870,7 @@ SELECT {fields} FROM {relation} WHERE ctid >= '({first},0)' AND ctid < '({after}
 INSERT INTO ingest.archives (table_name, partition_name, lower_bound, upper_bound, columns, row_count, min_time, max_time,
                              checksum, file_name, file_size_bytes, file_sha256)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::numeric, $10, $11, $12)
-ON CONFLICT (file_sha256) DO UPDATE SET file_name = excluded.file_name, archived_at = clock_timestamp()
+ON CONFLICT (partition_name, file_sha256) DO UPDATE SET file_name = excluded.file_name, archived_at = clock_timestamp()
 RETURNING archive_id
 
 -- drop_archived --
@@ -912,7 +912,7 @@ SELECT to_regclass($1) IS NOT NULL
 INSERT INTO ingest.archives (table_name, partition_name, lower_bound, upper_bound, columns, row_count, min_time, max_time,
                              checksum, file_name, file_size_bytes, file_sha256, restored_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::numeric, $10, $11, $12, clock_timestamp())
-ON CONFLICT (file_sha256) DO UPDATE SET restored_at = clock_timestamp()
+ON CONFLICT (partition_name, file_sha256) DO UPDATE SET restored_at = clock_timestamp()
 
 -- one_archiver --
 -- False while another program archives in this database; held as long as the connection.

@@ -300,6 +300,19 @@ async def test_files_of_a_month_come_together(database: str, tmp_path: Path, tab
     assert await scalar(database, "SELECT count(*) FROM pg_class WHERE relname ~ '_restored|_staged'") == 0
 
 
+async def test_empty_months_are_as_many(database: str, tmp_path: Path) -> None:
+    """Two months whose files are equal to the byte have a row each in the books, and are dropped and restored."""
+    await fill(database, "price_history", 0)
+    august = "CREATE TABLE historical_data.price_history_202508 PARTITION OF historical_data.price_history"
+    await execute(database, "SET ROLE recio_owner", f"{august} FOR VALUES FROM ('2025-08-01Z') TO ('2025-09-01Z')")
+    assert await retire(database, tmp_path) == (2, 2, 0)
+    books = "SELECT count(*), count(DISTINCT file_sha256), count(dropped_at), count(restored_at) FROM ingest.archives"
+    assert await rows(database, books) == [(2, 1, 2, 0)]
+    for month in ("202507", "202508"):
+        await restore.restore(database, tmp_path / f"price_history_{month}.parquet")
+    assert await rows(database, books) == [(2, 1, 2, 2)]
+
+
 async def test_something_else_of_its_name(database: str, tmp_path: Path) -> None:
     """A table that has the partition's name and is not that month is left alone."""
     await fill(database, "price_history")

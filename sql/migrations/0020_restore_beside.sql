@@ -1,5 +1,10 @@
 -- A restore that readers and ingest do not wait for, and that finds its place beside rows that came late.
 
+-- The files of two empty months of a table are equal to the byte.
+ALTER TABLE ingest.archives
+  DROP CONSTRAINT archives_file,
+  ADD CONSTRAINT archives_file UNIQUE (partition_name, file_sha256);
+
 -- Whether a table is a partition of another with exactly these bounds.
 CREATE FUNCTION ingest.has_bounds_v1(parent regclass, leaf regclass, lower timestamptz, upper timestamptz)
 RETURNS boolean LANGUAGE sql STABLE

@@ -5,6 +5,12 @@
 
 DROP FUNCTION ingest.begin_restore_v2, ingest.end_restore_v2, ingest.merge_restored_v1, ingest.has_bounds_v1;
 
+-- Files of two months that say the same, as empty ones do, can have one row only: the newest, if the others are given up.
+DELETE FROM ingest.archives a USING ingest.archives b
+ WHERE a.file_sha256 = b.file_sha256 AND a.archive_id < b.archive_id
+   AND current_setting('recio.drop_rows', true) = 'yes';
+ALTER TABLE ingest.archives DROP CONSTRAINT archives_file, ADD CONSTRAINT archives_file UNIQUE (file_sha256);
+
 CREATE FUNCTION ingest.begin_restore_v1(parent text, name text, staged text[], trial boolean) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
