@@ -44,6 +44,11 @@ async def restore(dsn: str, path: Path) -> Manifest:
     manifest = await in_thread(parquet.check, path)
     connection = await store.connect(dsn, role=ROLE)
     try:
+        if await connection.fetchval(statement("archived_otherwise"), manifest.partition, manifest.sha256):
+            raise BadInputError(
+                f"{path.name} is none of the files that ingest.archives has of {manifest.partition}",
+                hint="it was changed, checksums and all, or another database wrote it",
+            )
         if await connection.fetchval(statement("restored_already"), manifest.partition, manifest.sha256):
             raise TryLaterError(f"{path.name} is there already", hint=f"it was brought back into {manifest.partition}")
         async with connection.transaction():

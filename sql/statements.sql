@@ -901,6 +901,10 @@ SELECT ingest.merge_restored_v1($1)
 -- Whether there is a table of this name.
 SELECT to_regclass($1) IS NOT NULL
 
+-- archived_otherwise --
+-- Whether the books know files of a partition, and not this one; NULL where they know none.
+SELECT bool_and(file_sha256 <> $2) FROM ingest.archives WHERE partition_name = $1
+
 -- restored_already --
 -- Whether a file's rows were brought back and have not been dropped since.
 SELECT to_regclass($1) IS NOT NULL

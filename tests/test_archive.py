@@ -170,6 +170,29 @@ async def test_what_comes_back_is_found_by_its_blocks(database: str, tmp_path: P
     assert await scalar(database, UNSUMMARIZED, name) == 0
 
 
+async def test_another_file_than_the_books_have(database: str, tmp_path: Path) -> None:
+    """A file with other values, right in itself, is refused where the month's true file is known, and only there."""
+    await fill(database, "price_history")
+    await retire(database, tmp_path / "true")
+    await restore.restore(database, tmp_path / "true" / FILE)
+    await execute(
+        database,
+        "UPDATE historical_data.price_history SET price = price + 1",
+        "UPDATE ingest.archives SET restored_at = NULL",
+    )
+    assert await retire(database, tmp_path / "other") == (1, 1, 0)
+    other = tmp_path / "other" / FILE
+    await execute(
+        database, "DELETE FROM ingest.archives WHERE archive_id = (SELECT max(archive_id) FROM ingest.archives)"
+    )
+    with pytest.raises(BadInputError, match=r"none of the files that ingest\.archives has"):
+        await restore.restore(database, other)
+    assert await held(database, "price_history") == []
+    await execute(database, "DELETE FROM ingest.archives")
+    await restore.restore(database, other)
+    assert len(await held(database, "price_history")) == 40
+
+
 async def test_rows_outside_the_bounds_are_refused(database: str, tmp_path: Path) -> None:
     """A manifest that tells of another month than its rows are of is bad input, and changes nothing."""
     await fill(database, "price_history")
