@@ -8,6 +8,7 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import asyncpg
 import duckdb
@@ -24,6 +25,7 @@ from test_store import rows
 
 from recio_ingest import parquet, restore, store
 from recio_ingest.errors import BadInputError, ConfigError, TryLaterError
+from recio_ingest.parquet import Column, Manifest
 
 TABLES = (
     "price_history", "momentum_history", "market_history", "market_data_history", "strike_history", "price_candles_1m",
@@ -242,6 +244,55 @@ async def test_a_file_that_lies_is_not_loaded(database: str, tmp_path: Path) -> 
         await restore.restore(database, tmp_path / FILE)
     assert await held(database, "price_history") == []
     assert await rows(database, "SELECT to_regclass('historical_data.price_history_202507')") == [(None,)]
+
+
+HARM = 'price"::numeric, 0); DROP TABLE ingest.archives; --'
+SOUND = Manifest(
+    table="historical_data.price_history",
+    partition="historical_data.price_history_202507",
+    lower="2025-07-01T00:00:00+00:00",
+    upper="2025-08-01T00:00:00+00:00",
+    columns=(Column("timestamp", "timestamp with time zone"), Column("price", "numeric", decimal=True)),
+    rows=1,
+    min_time="2025-07-01T12:00:00+00:00",
+    max_time=None,
+    checksum="-17",
+)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"columns": (Column(HARM, "numeric"),)},
+        {"columns": (Column("Price", "numeric"),)},
+        {"columns": (Column("price\n", "numeric"),)},
+        {"columns": (Column("x" * 64, "numeric"),)},
+        {"columns": (Column("price", HARM),)},
+        {"columns": (Column("price", "text", decimal=True),)},
+        {"table": "live_data.price_history"},
+        {"partition": "historical_data.price_history_202507; DROP TABLE x"},
+        {"partition": "historical_data.market_history_202507"},
+        {"partition": 7},
+        {"lower": "July"},
+        {"lower": "2025-07-01T00:00:00"},
+        {"upper": "2025-07-01T00:00:00+00:00"},
+        {"upper": None},
+        {"min_time": "12:00"},
+        {"max_time": ""},
+        {"max_time": "2025-07-01T12:00:00"},
+        {"checksum": "much"},
+        {"rows": "1"},
+    ],
+    ids=str,
+)
+def test_a_manifest_says_what_ours_say(tmp_path: Path, lie: dict[str, Any]) -> None:
+    """Names, types and times that this program never writes are bad input, however well they are sealed."""
+    path = tmp_path / "price_history_202507.json"
+    path.write_text(SOUND.text())
+    assert parquet.read_manifest(path) == SOUND
+    path.write_text(SOUND._replace(**lie).text())
+    with pytest.raises(BadInputError, match="no manifest of an archive"):
+        parquet.read_manifest(path)
 
 
 async def test_a_reader_puts_it_off(database: str, tmp_path: Path) -> None:
