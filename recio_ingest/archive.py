@@ -101,6 +101,7 @@ async def _retire(connection: asyncpg.Connection, folder: Path, month: asyncpg.R
 async def _write(connection: asyncpg.Connection, folder: Path, month: asyncpg.Record) -> Path:
     """Write a month as it is in one snapshot, unless a file has it already; return the file."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
+        await connection.execute(statement("idle_patience"))
         manifest = await _describe(connection, month)
         path, there = await restore.in_thread(_place, folder, manifest)
         if not there:

@@ -703,8 +703,8 @@ SELECT EXISTS (
 -- The blocks are some thousands, which the planner cannot know: without this it sorts whole rows on disk.
 SELECT set_config('work_mem', '64MB', true), set_config('enable_sort', 'off', true)
 
--- backfill_patience --
--- A verification may have its transaction idle while the file is read.
+-- idle_patience --
+-- A transaction may be idle while a file is read for a verification, or written and made durable for the archive.
 SET LOCAL idle_in_transaction_session_timeout = 0
 
 -- make_aside --

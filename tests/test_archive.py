@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+import time
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -407,6 +408,22 @@ async def test_nowhere_to_go(database: str) -> None:
         assert await retire(database, "") == (0, 0, 1)
     assert [(line["event"], line["log_level"]) for line in lines] == [("archive.nowhere", "error")]
     assert len(await held(database, "price_history")) == 40
+
+
+async def test_a_slow_disk_does_not_end_the_session(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hashing and fsync of a large file take longer than the server lets other transactions be idle."""
+    await fill(database, "price_history")
+    monkeypatch.setitem(store._SETTINGS, "idle_in_transaction_session_timeout", "200")
+    finish = parquet.Writer.finish
+
+    def slow(writer: parquet.Writer, manifest: Manifest) -> Manifest:
+        time.sleep(0.6)
+        return finish(writer, manifest)
+
+    monkeypatch.setattr(parquet.Writer, "finish", slow)
+    assert await retire(database, tmp_path) == (1, 1, 0)
 
 
 async def test_young_live_and_default_stay(database: str, tmp_path: Path) -> None:
