@@ -185,7 +185,11 @@ class Writer:
             return
         table = csv.read_csv(
             io.BytesIO(rows),
-            csv.ReadOptions(use_threads=False, column_names=[name for name, _ in self._types]),
+            csv.ReadOptions(
+                use_threads=False,
+                column_names=[name for name, _ in self._types],
+                block_size=max(1 << 20, len(rows)),  # a row larger than a block, and so than 1 MiB, would be refused
+            ),
             csv.ParseOptions(newlines_in_values=True),
             csv.ConvertOptions(
                 column_types=dict(self._types),

@@ -207,6 +207,20 @@ async def test_rows_outside_the_bounds_are_refused(database: str, tmp_path: Path
     assert await held(database, "price_history") == []
 
 
+async def test_a_row_of_megabytes(database: str, tmp_path: Path) -> None:
+    """A row of several MiB, more than pyarrow reads at a time, is archived with its neighbours, and comes back."""
+    await fill(database, "market_history", 8)
+    await execute(
+        database,
+        "UPDATE historical_data.market_history SET raw_json = to_jsonb(repeat('a,\"b', 1000000)) WHERE ctid ="
+        " (SELECT max(ctid) FROM historical_data.market_history)",
+    )
+    before = await held(database, "market_history")
+    assert await retire(database, tmp_path) == (1, 1, 0)
+    await restore.restore(database, tmp_path / "market_history_202507.parquet")
+    assert await held(database, "market_history") == before
+
+
 async def test_damage_is_refused(database: str, tmp_path: Path) -> None:
     """One changed byte in file or manifest, a file cut short, or none: 65, and the database is as before."""
     await fill(database, "price_history")
