@@ -611,8 +611,8 @@ SELECT NOT EXISTS (SELECT FROM ONLY {leaf})
 SELECT virtualxid FROM pg_locks WHERE locktype = 'virtualxid' AND pid <> pg_backend_pid()
 
 -- drop_live_partition --
--- If it is empty and ends before a time; waits 50 ms for readers.
-SELECT ingest.drop_live_partition_v1($1, $2)
+-- If it is empty and ends before a time; waits 50 ms for readers, all in all.
+SELECT ingest.drop_live_partition_v2($1, $2)
 
 -- default_rows --
 -- What found no partition: how many, and of which months.
@@ -875,7 +875,7 @@ RETURNING archive_id
 
 -- drop_archived --
 -- Drops a partition if it still is what its archive has; false if it has changed.
-SELECT ingest.drop_archived_v1($1)
+SELECT ingest.drop_archived_v2($1)
 
 -- begin_restore --
 -- The table to load into, whose name it gives, and the one for what comes out of the file.

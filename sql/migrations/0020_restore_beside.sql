@@ -1,4 +1,5 @@
--- A restore that readers and ingest do not wait for, and that finds its place beside rows that came late.
+-- A restore that readers and ingest do not wait for, and that finds its place beside rows that came late; and drops that
+-- hold up ingest no longer than they promise.
 
 -- The files of two empty months of a table are equal to the byte.
 ALTER TABLE ingest.archives
@@ -107,9 +108,83 @@ BEGIN
   EXECUTE format('DROP TABLE historical_data.%I', side_name);
 END
 $$;
-DROP FUNCTION ingest.begin_restore_v1, ingest.end_restore_v1;
-REVOKE ALL ON FUNCTION ingest.has_bounds_v1, ingest.begin_restore_v2, ingest.end_restore_v2, ingest.merge_restored_v1
-  FROM PUBLIC;
+
+-- Drops a partition of a live table that is empty and lies wholly before a time; returns false if it is not. Ingest
+-- queues behind it for at most 50 ms: 30 for the lock on the parent, and, once it is there, 10 each for the partition's
+-- and that on DEFAULT, which DROP takes. A reader that holds one of them longer costs this attempt.
+CREATE FUNCTION ingest.drop_live_partition_v2(partition text, before timestamptz) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
+DECLARE
+  leaf   regclass := to_regclass(format('live_data.%I', split_part(partition, '.', 2)));
+  parent regclass;
+  upper  timestamptz;
+  filled boolean;
+BEGIN
+  SELECT i.inhparent, (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::timestamptz
+    INTO parent, upper
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+   WHERE i.inhrelid = leaf AND c.relispartition AND split_part(partition, '.', 1) = 'live_data';
+  IF upper IS NULL OR upper > least(before, now()) THEN
+    RETURN false;
+  END IF;
+  EXECUTE format('SELECT EXISTS (SELECT FROM %s)', leaf) INTO filled;
+  IF filled THEN
+    RETURN false;
+  END IF;
+  PERFORM set_config('lock_timeout', '30ms', true);
+  EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', parent);
+  PERFORM set_config('lock_timeout', '10ms', true);
+  EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', leaf);
+  EXECUTE format('SELECT EXISTS (SELECT FROM %s)', leaf) INTO filled;  -- again: rows may have come until the lock
+  IF filled THEN
+    RETURN false;
+  END IF;
+  EXECUTE format('DROP TABLE %s', leaf);
+  RETURN true;
+END
+$$;
+
+-- Drops a partition if it still holds exactly what its archive does; returns false if not. No row comes in while that is
+-- looked at (SHARE, waited for 50 ms); readers go on until the drop itself, whose locks are waited for as above.
+CREATE FUNCTION ingest.drop_archived_v2(archive bigint) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  kept   ingest.archives;
+  leaf   regclass;
+  parent regclass;
+  held   record;
+BEGIN
+  SELECT * INTO STRICT kept FROM ingest.archives WHERE archive_id = archive FOR UPDATE;
+  leaf := to_regclass(format('historical_data.%I', split_part(kept.partition_name, '.', 2)));
+  SELECT i.inhparent INTO parent
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+   WHERE i.inhrelid = leaf AND pg_get_expr(c.relpartbound, c.oid) <> 'DEFAULT';
+  IF parent IS NULL THEN
+    RETURN false;
+  END IF;
+  PERFORM set_config('lock_timeout', '50ms', true);
+  EXECUTE format('LOCK TABLE ONLY %s IN SHARE MODE', leaf);
+  IF kept.columns IS DISTINCT FROM (SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute
+                                     WHERE attrelid = leaf AND attnum > 0 AND NOT attisdropped) THEN
+    RETURN false;
+  END IF;
+  SELECT * INTO held FROM ingest.rows_checksum_v1(leaf, kept.columns);
+  IF (held.row_count, held.checksum) IS DISTINCT FROM (kept.row_count, kept.checksum) THEN
+    RETURN false;
+  END IF;
+  PERFORM set_config('lock_timeout', '30ms', true);
+  EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', parent);
+  PERFORM set_config('lock_timeout', '10ms', true);
+  EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', leaf);
+  EXECUTE format('DROP TABLE %s', leaf);
+  UPDATE ingest.archives SET dropped_at = clock_timestamp() WHERE archive_id = archive;
+  RETURN true;
+END
+$$;
+
+DROP FUNCTION ingest.begin_restore_v1, ingest.end_restore_v1, ingest.drop_archived_v1, ingest.drop_live_partition_v1;
+REVOKE ALL ON FUNCTION ingest.has_bounds_v1, ingest.begin_restore_v2, ingest.end_restore_v2, ingest.merge_restored_v1,
+  ingest.drop_archived_v2, ingest.drop_live_partition_v2 FROM PUBLIC;
 
 DO $$
 BEGIN
@@ -117,6 +192,7 @@ BEGIN
     RAISE NOTICE 'no roles on this server: grants are left out';
     RETURN;
   END IF;
-  GRANT EXECUTE ON FUNCTION ingest.begin_restore_v2, ingest.end_restore_v2, ingest.merge_restored_v1 TO recio_rollover;
+  GRANT EXECUTE ON FUNCTION ingest.begin_restore_v2, ingest.end_restore_v2, ingest.merge_restored_v1,
+    ingest.drop_archived_v2, ingest.drop_live_partition_v2 TO recio_rollover;
 END
 $$;

@@ -1,15 +1,79 @@
--- The functions as 0019 made them.
+-- The functions as 0017 and 0019 made them.
 \set version 20
 \set tables ''
 \ir check.sql
 
-DROP FUNCTION ingest.begin_restore_v2, ingest.end_restore_v2, ingest.merge_restored_v1, ingest.has_bounds_v1;
+DROP FUNCTION ingest.begin_restore_v2, ingest.end_restore_v2, ingest.merge_restored_v1, ingest.has_bounds_v1,
+  ingest.drop_archived_v2, ingest.drop_live_partition_v2;
 
 -- Files of two months that say the same, as empty ones do, can have one row only: the newest, if the others are given up.
 DELETE FROM ingest.archives a USING ingest.archives b
  WHERE a.file_sha256 = b.file_sha256 AND a.archive_id < b.archive_id
    AND current_setting('recio.drop_rows', true) = 'yes';
 ALTER TABLE ingest.archives DROP CONSTRAINT archives_file, ADD CONSTRAINT archives_file UNIQUE (file_sha256);
+
+CREATE FUNCTION ingest.drop_live_partition_v1(partition text, before timestamptz) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
+DECLARE
+  leaf   regclass := to_regclass(format('live_data.%I', split_part(partition, '.', 2)));
+  parent regclass;
+  upper  timestamptz;
+  filled boolean;
+BEGIN
+  SELECT i.inhparent, (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::timestamptz
+    INTO parent, upper
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+   WHERE i.inhrelid = leaf AND c.relispartition AND split_part(partition, '.', 1) = 'live_data';
+  IF upper IS NULL OR upper > least(before, now()) THEN
+    RETURN false;
+  END IF;
+  EXECUTE format('SELECT EXISTS (SELECT FROM %s)', leaf) INTO filled;
+  IF filled THEN
+    RETURN false;
+  END IF;
+  PERFORM set_config('lock_timeout', '50ms', true);
+  EXECUTE format('LOCK TABLE ONLY %s, ONLY %s IN ACCESS EXCLUSIVE MODE', parent, leaf);
+  EXECUTE format('SELECT EXISTS (SELECT FROM %s)', leaf) INTO filled;  -- again: rows may have come until the lock
+  IF filled THEN
+    RETURN false;
+  END IF;
+  EXECUTE format('DROP TABLE %s', leaf);
+  RETURN true;
+END
+$$;
+
+CREATE FUNCTION ingest.drop_archived_v1(archive bigint) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  kept   ingest.archives;
+  leaf   regclass;
+  parent regclass;
+  held   record;
+BEGIN
+  SELECT * INTO STRICT kept FROM ingest.archives WHERE archive_id = archive FOR UPDATE;
+  leaf := to_regclass(format('historical_data.%I', split_part(kept.partition_name, '.', 2)));
+  SELECT i.inhparent INTO parent
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+   WHERE i.inhrelid = leaf AND pg_get_expr(c.relpartbound, c.oid) <> 'DEFAULT';
+  IF parent IS NULL THEN
+    RETURN false;
+  END IF;
+  PERFORM set_config('lock_timeout', '50ms', true);
+  EXECUTE format('LOCK TABLE ONLY %s IN SHARE MODE', leaf);
+  IF kept.columns IS DISTINCT FROM (SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute
+                                     WHERE attrelid = leaf AND attnum > 0 AND NOT attisdropped) THEN
+    RETURN false;
+  END IF;
+  SELECT * INTO held FROM ingest.rows_checksum_v1(leaf, kept.columns);
+  IF (held.row_count, held.checksum) IS DISTINCT FROM (kept.row_count, kept.checksum) THEN
+    RETURN false;
+  END IF;
+  EXECUTE format('LOCK TABLE ONLY %s, ONLY %s IN ACCESS EXCLUSIVE MODE', parent, leaf);
+  EXECUTE format('DROP TABLE %s', leaf);
+  UPDATE ingest.archives SET dropped_at = clock_timestamp() WHERE archive_id = archive;
+  RETURN true;
+END
+$$;
 
 CREATE FUNCTION ingest.begin_restore_v1(parent text, name text, staged text[], trial boolean) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -56,13 +120,15 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION ingest.begin_restore_v1, ingest.end_restore_v1 FROM PUBLIC;
+REVOKE ALL ON FUNCTION ingest.drop_live_partition_v1, ingest.drop_archived_v1, ingest.begin_restore_v1,
+  ingest.end_restore_v1 FROM PUBLIC;
 
 DO $$
 BEGIN
   IF to_regrole('recio_rollover') IS NULL THEN
     RETURN;
   END IF;
-  GRANT EXECUTE ON FUNCTION ingest.begin_restore_v1, ingest.end_restore_v1 TO recio_rollover;
+  GRANT EXECUTE ON FUNCTION ingest.drop_live_partition_v1, ingest.drop_archived_v1, ingest.begin_restore_v1,
+    ingest.end_restore_v1 TO recio_rollover;
 END
 $$;
