@@ -24,13 +24,15 @@ from harness.waiting import until
 from structlog.testing import capture_logs
 from test_store import rows
 
-from recio_ingest import parquet, restore, store
+from recio_ingest import archive, parquet, restore, store
 from recio_ingest.errors import BadInputError, ConfigError, TryLaterError
 from recio_ingest.parquet import Column, Manifest
+from recio_ingest.settings import Settings
 
 TABLES = (
     "price_history", "momentum_history", "market_history", "market_data_history", "strike_history", "price_candles_1m",
 )  # fmt: skip
+TROUBLES = {"archive.failed", "archive.interrupted"}
 FILE = "price_history_202507.parquet"
 LATE = (
     'INSERT INTO historical_data.price_history ("timestamp", source, symbol, trade_id, price)'
@@ -434,6 +436,48 @@ async def test_something_else_of_its_name(database: str, tmp_path: Path) -> None
         await execute(database, "DROP TABLE historical_data.price_history_202507")
 
 
+@pytest.mark.parametrize("trouble", ["bug", "lost"])
+async def test_one_bad_month(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
+    """A month that cannot be archived, or costs the connection, is named and stays; the next one goes."""
+    await fill(database, "price_history")
+    await fill(database, "strike_history")
+    try_out = restore.try_out
+
+    async def troubled(connection: asyncpg.Connection, path: Path) -> Manifest:
+        if path.name == FILE and trouble == "bug":
+            raise KeyError(path.name)
+        if path.name == FILE:
+            await execute(database, f"SELECT pg_terminate_backend({connection.get_server_pid()})")
+        return await try_out(connection, path)
+
+    monkeypatch.setattr(restore, "try_out", troubled)
+    with capture_logs() as lines:
+        assert await retire(database, tmp_path) == (1, 1, 1)
+    assert len(await held(database, "price_history")) == 40
+    assert await held(database, "strike_history") == []
+    told = [(line["log_level"], line["partition"]) for line in lines if line["event"] in TROUBLES]
+    level = {"bug": "error", "lost": "warning"}[trouble]
+    assert told == [(level, "historical_data.price_history_202507")]
+
+
+async def test_retention_never_ends_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a pass raises is logged, and the next one comes."""
+    passes = 0
+
+    async def bad(*_: object) -> archive.Pass:
+        nonlocal passes
+        passes += 1
+        if passes == 3:
+            raise asyncio.CancelledError
+        raise (KeyError("bug"), OSError("disk"))[passes - 1]
+
+    monkeypatch.setattr(archive, "run_once", bad)
+    monkeypatch.setattr(archive, "EVERY_S", 0.0)
+    with capture_logs() as lines, pytest.raises(asyncio.CancelledError):
+        await archive.keep("", Settings())
+    assert [line["event"] for line in lines] == ["archive.failed", "archive.interrupted"]
+
+
 async def test_nowhere_to_go(database: str) -> None:
     """Retention without a folder drops nothing, and says so as an error."""
     await fill(database, "price_history")
@@ -505,11 +549,12 @@ async def test_cut_after_any_message(postgres: PostgresServer, database: str, tm
             folder = tmp_path / str(cuts)
             proxy.cut_after(1 + 3 * cuts)
             try:
-                await retire(proxy.dsn(database), folder)
-                break
+                if await retire(proxy.dsn(database), folder) == (1, 1, 0):
+                    break
             except (*store.ERRORS, TimeoutError):
-                cuts += 1
-                await intact(database, folder, before)
+                pass  # before the month
+            cuts += 1
+            await intact(database, folder, before)
             if not await scalar(database, "SELECT to_regclass('historical_data.price_history_202507') IS NOT NULL"):
                 await restore.restore(database, folder / FILE)
                 await execute(database, "UPDATE ingest.archives SET restored_at = NULL")
