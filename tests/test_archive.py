@@ -423,6 +423,34 @@ async def test_empty_months_are_as_many(database: str, tmp_path: Path) -> None:
     assert await rows(database, books) == [(2, 1, 2, 2)]
 
 
+async def test_who_uses_the_default_partition(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader who holds it, or a row that comes into it at the last moment, puts a restore off, which then goes."""
+    monkeypatch.setitem(store._SETTINGS, "lock_timeout", "100")
+    await fill(database, "price_history")
+    await retire(database, tmp_path)
+    other = await asyncpg.connect(database)
+    try:
+        async with other.transaction():
+            await other.fetch("SELECT FROM historical_data.price_history_default")
+            with pytest.raises(TryLaterError, match="somebody holds"):
+                await restore.restore(database, tmp_path / FILE)
+        monkeypatch.setitem(store._SETTINGS, "lock_timeout", "20000")
+        async with other.transaction():
+            await other.execute(LATE)
+            restoring = asyncio.create_task(restore.restore(database, tmp_path / FILE))
+
+            async def waits() -> bool:
+                return bool(await scalar(database, "SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+            await until(waits, within_s=30, what="the restore to wait for the row")
+        with pytest.raises(TryLaterError, match="meanwhile"):
+            await restoring
+    finally:
+        await other.close()
+    await restore.restore(database, tmp_path / FILE)
+    assert len(await held(database, "price_history_202507")) == 41
+
+
 async def test_something_else_of_its_name(database: str, tmp_path: Path) -> None:
     """A table that has the partition's name and is not that month is left alone."""
     await fill(database, "price_history")
