@@ -41,19 +41,30 @@ class Pass(NamedTuple):
 
 
 async def keep(dsn: str, settings: Settings) -> None:
-    """Run a pass an hour, for ever. Trouble with one is logged, and the next one tries again."""
+    """Run a pass an hour, for ever; whatever one runs into is logged, there is a next, and the feeds go on."""
     while True:
         try:
             done = await run_once(dsn, settings, datetime.now(UTC))
-        except (*store.ERRORS, RecioError) as exc:
-            log.warning("archive.interrupted", fault=str(classify(exc)), error=str(exc)[:300], retry_s=EVERY_S)
+        except Exception as exc:  # noqa: BLE001  # the daemon records; what is old can wait
+            _log_failure(exc)
         else:
             metrics.RETENTION_WAITING.set(done.waiting)
         await asyncio.sleep(EVERY_S)
 
 
+def _log_failure(exc: Exception, **where: str) -> None:
+    if isinstance(exc, (*store.ERRORS, RecioError)):
+        log.warning("archive.interrupted", fault=str(classify(exc)), error=str(exc)[:300], retry_s=EVERY_S, **where)
+    else:
+        log.error("archive.failed", exc_info=exc, retry_s=EVERY_S, **where)
+
+
 async def run_once(dsn: str, settings: Settings, now: datetime) -> Pass:
-    """Archive and drop every month that retention lets go now. Raises what the database or the disk raises."""
+    """Archive and drop every month that retention lets go now; what one runs into does not keep the others.
+
+    Raises what the database or the disk raises before the first month, or when a connection that was lost is not to be
+    had again.
+    """
     before = now - timedelta(days=settings.retention.historical_days)
     connection = await store.connect(dsn, role=restore.ROLE)
     try:
@@ -68,10 +79,19 @@ async def run_once(dsn: str, settings: Settings, now: datetime) -> Pass:
                 hint="retention.historical_days is set and archive.dir is not: nothing is dropped that no file holds",
             )
             return Pass(0, 0, len(due))
-        folder = Path(settings.archive.dir).expanduser()
+        folder = Path(settings.archive.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        done = [await _retire(connection, folder, month) for month in due]
-        return Pass(len(done), sum(done), len(done) - sum(done))
+        done: list[bool] = []
+        for month in due:
+            if connection.is_closed():
+                connection = await store.connect(dsn, role=restore.ROLE)
+                if not await connection.fetchval(statement("one_archiver")):
+                    break
+            try:
+                done.append(await _retire(connection, folder, month))
+            except Exception as exc:  # noqa: BLE001  # a month that cannot be archived is kept, and tried again
+                _log_failure(exc, partition=month["partition_name"])
+        return Pass(len(done), sum(done), len(due) - sum(done))
     finally:
         connection.terminate()  # also where a snapshot is open; nothing is in flight that was not committed
 
@@ -101,6 +121,7 @@ async def _retire(connection: asyncpg.Connection, folder: Path, month: asyncpg.R
 async def _write(connection: asyncpg.Connection, folder: Path, month: asyncpg.Record) -> Path:
     """Write a month as it is in one snapshot, unless a file has it already; return the file."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
+        await connection.execute(statement("idle_patience"))
         manifest = await _describe(connection, month)
         path, there = await restore.in_thread(_place, folder, manifest)
         if not there:

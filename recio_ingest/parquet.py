@@ -12,6 +12,8 @@ import contextlib
 import io
 import json
 import os
+import re
+from datetime import datetime
 from hashlib import file_digest, sha256
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +22,8 @@ from typing import Any, NamedTuple
 from recio_ingest.errors import BadInputError, ConfigError
 
 FORMAT = 1
+_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_RELATION = re.compile(rf"historical_data\.({_NAME.pattern})")
 DIGITS, PLACES = 38, 18
 _KINDS = {
     "text": "string",
@@ -106,9 +110,27 @@ def read_manifest(path: Path) -> Manifest:
         body = json.loads(path.read_text(encoding="utf-8"))
         if body.pop("seal") != _seal(body) or body.pop("format") != FORMAT:
             raise BadInputError(f"{path.name} is damaged, or of a newer version")
-        return Manifest(**{**body, "columns": tuple(Column(**column) for column in body["columns"])})
+        return _examined(Manifest(**{**body, "columns": tuple(Column(**column) for column in body["columns"])}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise BadInputError(f"{path.name} is no manifest of an archive: {exc}") from exc
+
+
+def _examined(manifest: Manifest) -> Manifest:
+    """Return it. Raises ValueError or TypeError for what no manifest of ours says: its names and types become SQL."""
+    table, partition = (_RELATION.fullmatch(name) for name in (manifest.table, manifest.partition))
+    if not (table and partition and partition[1].startswith(f"{table[1]}_")):
+        raise ValueError(f"{manifest.partition!r} is no partition of {manifest.table!r}")
+    for name, kind, decimal in manifest.columns:
+        if not _NAME.fullmatch(name) or kind not in {*_KINDS, "numeric"} or decimal not in {False, kind == "numeric"}:
+            raise ValueError(f"{name!r} of type {kind!r} is no column")
+    lower, upper = (datetime.fromisoformat(time) for time in (manifest.lower, manifest.upper))
+    within = [datetime.fromisoformat(time) for time in (manifest.min_time, manifest.max_time) if time is not None]
+    if any(time.tzinfo is None for time in (lower, upper, *within)) or not lower < upper:
+        raise ValueError("its times are no times, or its bounds no bounds")
+    if manifest.rows < 0:
+        raise ValueError(f"{manifest.rows} rows")
+    int(manifest.checksum)
+    return manifest
 
 
 def check(path: Path) -> Manifest:
@@ -163,7 +185,11 @@ class Writer:
             return
         table = csv.read_csv(
             io.BytesIO(rows),
-            csv.ReadOptions(use_threads=False, column_names=[name for name, _ in self._types]),
+            csv.ReadOptions(
+                use_threads=False,
+                column_names=[name for name, _ in self._types],
+                block_size=max(1 << 20, len(rows)),  # a row larger than a block, and so than 1 MiB, would be refused
+            ),
             csv.ParseOptions(newlines_in_values=True),
             csv.ConvertOptions(
                 column_types=dict(self._types),

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import asyncpg
 
 from recio_ingest import parquet, store
-from recio_ingest.errors import BadInputError, TryLaterError
+from recio_ingest.errors import BadInputError, RecioError, TryLaterError
 from recio_ingest.parquet import Manifest, Reader
 from recio_ingest.records import Micros, aware, micros
 from recio_ingest.sql import statement
@@ -24,49 +24,77 @@ ROLE = "recio_rollover"
 # PostgreSQL looks at a whole month at once, twice: some 2,000,000 rows a second, and an index is made of them.
 WHOLE_MONTH_S = 7_200.0
 
+_REFUSED = (
+    asyncpg.UniqueViolationError,
+    asyncpg.DuplicateTableError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.CheckViolationError,
+)
+
 _T = TypeVar("_T")
 
 
 async def restore(dsn: str, path: Path) -> Manifest:
-    """Bring a file's rows back as the partition that they were, equal to the byte, in one transaction.
+    """Bring a file's rows back, equal to the byte, in one transaction: as the partition that they were, or into it.
 
     `path` is the Parquet file or its manifest. Raises BadInputError where a file is damaged or something else, and
-    TryLaterError where the partition, or a row of it, is there already.
+    TryLaterError where a row of it, or another table of the partition's name, is there already.
     """
     path = path.with_suffix(".parquet")
     manifest = await in_thread(parquet.check, path)
     connection = await store.connect(dsn, role=ROLE)
     try:
-        if await connection.fetchval(statement("relation_exists"), manifest.partition):
-            raise TryLaterError(f"{manifest.partition} is there already", hint="drop or rename it first")
-        async with connection.transaction():
-            await _load(connection, path, manifest)
-            moments = micros_of(manifest.lower), micros_of(manifest.upper)
-            await connection.execute(
-                statement("end_restore"), manifest.table, manifest.partition, *moments, timeout=WHOLE_MONTH_S
+        if await connection.fetchval(statement("archived_otherwise"), manifest.partition, manifest.sha256):
+            raise BadInputError(
+                f"{path.name} is none of the files that ingest.archives has of {manifest.partition}",
+                hint="it was changed, checksums and all, or another database wrote it",
             )
+        if await connection.fetchval(statement("restored_already"), manifest.partition, manifest.sha256):
+            raise TryLaterError(f"{path.name} is there already", hint=f"it was brought back into {manifest.partition}")
+        async with connection.transaction():
+            if await _load(connection, path, manifest) == manifest.partition:
+                moments = _bounds(manifest)
+                await connection.execute(
+                    statement("end_restore"), manifest.table, manifest.partition, *moments, timeout=WHOLE_MONTH_S
+                )
+            else:
+                await connection.execute(statement("merge_restored"), manifest.partition, timeout=WHOLE_MONTH_S)
             await connection.execute(statement("note_restored"), *entry(manifest, path))
-    except asyncpg.UniqueViolationError as exc:
-        raise TryLaterError(
-            f"{manifest.table} has rows of {manifest.partition} already: {exc.detail}",
-            hint="they came after it was archived, and stand in its DEFAULT partition",
-        ) from exc
+    except _REFUSED as exc:
+        raise _refusal(exc, manifest, path) from exc
     finally:
         await connection.close(timeout=store.CONNECT_TIMEOUT_S)
     return manifest
 
 
-async def _load(connection: asyncpg.Connection, path: Path, manifest: Manifest) -> None:
+def _refusal(exc: asyncpg.PostgresError, manifest: Manifest, path: Path) -> RecioError:
+    """Return what an error of the database says to whoever wants a file back."""
+    name = manifest.partition
+    if isinstance(exc, asyncpg.UniqueViolationError):
+        hint = "they came after it was archived, or with another of its files; delete those that you do not want"
+        return TryLaterError(f"{manifest.table} has rows of {path.name} already: {exc.detail}", hint=hint)
+    if isinstance(exc, asyncpg.DuplicateTableError):
+        return TryLaterError(f"{name} is there already, as something else", hint="drop or rename it first")
+    if isinstance(exc, asyncpg.LockNotAvailableError):
+        return TryLaterError(f"somebody holds {name}, or the DEFAULT partition beside it", hint="run it again")
+    if exc.constraint_name == "restored_within_bounds":
+        return BadInputError(f"{path.name} has rows outside the bounds that its manifest tells of")
+    return TryLaterError(f"a row of {name} came into the DEFAULT partition meanwhile", hint="run it again")
+
+
+async def _load(connection: asyncpg.Connection, path: Path, manifest: Manifest) -> str:
+    """Load a file into a table of its own, and compare; return which."""
     reader = await in_thread(Reader, path, manifest)
     try:
-        await _begin(connection, manifest, manifest.partition, trial=False)
+        name = await _begin(connection, manifest, manifest.partition, trial=False)
         for group in range(reader.groups):
-            await _fill(connection, manifest, manifest.partition, await in_thread(reader.read, group))
-        found = await facts(connection, manifest.partition, [column.name for column in manifest.columns])
+            await _fill(connection, manifest, name, await in_thread(reader.read, group))
+        found = await facts(connection, name, [column.name for column in manifest.columns])
     finally:
         reader.close()
     if (found["row_count"], found["checksum"]) != (manifest.rows, manifest.checksum):
         raise BadInputError(f"{path.name} does not hold the rows that its manifest tells of")
+    return name
 
 
 async def try_out(connection: asyncpg.Connection, path: Path) -> Manifest:
@@ -97,9 +125,10 @@ async def _try_group(connection: asyncpg.Connection, manifest: Manifest, data: b
         await transaction.rollback()
 
 
-async def _begin(connection: asyncpg.Connection, manifest: Manifest, name: str, *, trial: bool) -> None:
+async def _begin(connection: asyncpg.Connection, manifest: Manifest, name: str, *, trial: bool) -> str:
     fields = [field for column in manifest.columns for field, _, _ in column.fields()]
-    await connection.execute(statement("begin_restore"), manifest.table, name, fields, trial)
+    bounds = _bounds(manifest)
+    return str(await connection.fetchval(statement("begin_restore"), manifest.table, name, *bounds, fields, trial))
 
 
 async def _fill(connection: asyncpg.Connection, manifest: Manifest, name: str, data: bytes) -> None:
@@ -121,10 +150,14 @@ def entry(manifest: Manifest, path: Path) -> tuple[Any, ...]:
     """Return what ingest.archives says of a file."""
     times = [micros_of(time) if time else None for time in (manifest.min_time, manifest.max_time)]
     return (
-        *(manifest.table, manifest.partition, micros_of(manifest.lower), micros_of(manifest.upper)),
+        *(manifest.table, manifest.partition, *_bounds(manifest)),
         [column.name for column in manifest.columns],
         *(manifest.rows, *times, manifest.checksum, path.name, manifest.size_bytes, manifest.sha256),
     )
+
+
+def _bounds(manifest: Manifest) -> tuple[Micros, Micros]:
+    return micros_of(manifest.lower), micros_of(manifest.upper)
 
 
 def micros_of(text: str) -> Micros:

@@ -622,8 +622,8 @@ SELECT NOT EXISTS (SELECT FROM ONLY {leaf})
 SELECT virtualxid FROM pg_locks WHERE locktype = 'virtualxid' AND pid <> pg_backend_pid()
 
 -- drop_live_partition --
--- If it is empty and ends before a time; waits 50 ms for readers.
-SELECT ingest.drop_live_partition_v1($1, $2)
+-- If it is empty and ends before a time; waits 50 ms for readers, all in all.
+SELECT ingest.drop_live_partition_v2($1, $2)
 
 -- default_rows --
 -- What found no partition: how many, and of which months.
@@ -714,8 +714,8 @@ SELECT EXISTS (
 -- The blocks are some thousands, which the planner cannot know: without this it sorts whole rows on disk.
 SELECT set_config('work_mem', '64MB', true), set_config('enable_sort', 'off', true)
 
--- backfill_patience --
--- A verification may have its transaction idle while the file is read.
+-- idle_patience --
+-- A transaction may be idle while a file is read for a verification, or written and made durable for the archive.
 SET LOCAL idle_in_transaction_session_timeout = 0
 
 -- make_aside --
@@ -881,16 +881,16 @@ SELECT {fields} FROM {relation} WHERE ctid >= '({first},0)' AND ctid < '({after}
 INSERT INTO ingest.archives (table_name, partition_name, lower_bound, upper_bound, columns, row_count, min_time, max_time,
                              checksum, file_name, file_size_bytes, file_sha256)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::numeric, $10, $11, $12)
-ON CONFLICT (file_sha256) DO UPDATE SET file_name = excluded.file_name, archived_at = clock_timestamp()
+ON CONFLICT (partition_name, file_sha256) DO UPDATE SET file_name = excluded.file_name, archived_at = clock_timestamp()
 RETURNING archive_id
 
 -- drop_archived --
 -- Drops a partition if it still is what its archive has; false if it has changed.
-SELECT ingest.drop_archived_v1($1)
+SELECT ingest.drop_archived_v2($1)
 
 -- begin_restore --
--- The table to load into, and the one for what comes out of the file.
-SELECT ingest.begin_restore_v1($1, $2, $3, $4)
+-- The table to load into, whose name it gives, and the one for what comes out of the file.
+SELECT ingest.begin_restore_v2($1, $2, $3, $4, $5, $6)
 
 -- fill_restored --
 -- What came out of the file, as the rows that they were.
@@ -902,18 +902,32 @@ TRUNCATE {relation}_staged
 
 -- end_restore --
 -- A partition again.
-SELECT ingest.end_restore_v1($1, $2, $3, $4)
+SELECT ingest.end_restore_v2($1, $2, $3, $4)
+
+-- merge_restored --
+-- Where the partition is there already.
+SELECT ingest.merge_restored_v1($1)
 
 -- relation_exists --
 -- Whether there is a table of this name.
 SELECT to_regclass($1) IS NOT NULL
+
+-- archived_otherwise --
+-- Whether the books know files of a partition, and not this one; NULL where they know none.
+SELECT bool_and(file_sha256 <> $2) FROM ingest.archives WHERE partition_name = $1
+
+-- restored_already --
+-- Whether a file's rows were brought back and have not been dropped since.
+SELECT to_regclass($1) IS NOT NULL
+   AND EXISTS (SELECT FROM ingest.archives WHERE partition_name = $1 AND file_sha256 = $2
+                  AND restored_at > coalesce(dropped_at, '-infinity'))
 
 -- note_restored --
 -- Wanted here again; also where this database never knew of the archive.
 INSERT INTO ingest.archives (table_name, partition_name, lower_bound, upper_bound, columns, row_count, min_time, max_time,
                              checksum, file_name, file_size_bytes, file_sha256, restored_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::numeric, $10, $11, $12, clock_timestamp())
-ON CONFLICT (file_sha256) DO UPDATE SET restored_at = clock_timestamp()
+ON CONFLICT (partition_name, file_sha256) DO UPDATE SET restored_at = clock_timestamp()
 
 -- one_archiver --
 -- False while another program archives in this database; held as long as the connection.

@@ -64,7 +64,7 @@ async def verify(connection: asyncpg.Connection, reread: Reread, load: Load) -> 
     began_s = time.monotonic()
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         # The connection waits for the slower side.
-        await connection.execute(statement("backfill_patience"))
+        await connection.execute(statement("idle_patience"))
         await connection.execute(statement("backfill_hash"))
         records = await connection.fetch(
             statement("backfill_quarantined"), f"backfill/{load.backfill_id}", timeout=PATIENCE_S
