@@ -14,7 +14,7 @@ import pytest
 from recio_ingest.backfill import snapshot
 from recio_ingest.backfill.source import BLOCK_ROWS, MAX_ROW_BYTES, Source
 from recio_ingest.backfill.tables import BadText
-from recio_ingest.errors import BadInputError, TryLaterError
+from recio_ingest.errors import EXIT_BAD_DATA, BadInputError, TryLaterError
 
 
 @contextmanager
@@ -139,6 +139,18 @@ def test_a_journal_of_a_crash_is_rolled_back_in_the_copy(tmp_path: Path) -> None
     assert b"torn" in before
     assert len([row for row in read(crashed) if "torn" in row]) == 0
     assert crashed.read_bytes() == before
+
+
+def test_a_journal_that_names_another_file_is_refused(tmp_path: Path) -> None:
+    """SQLite deletes the file that a journal of several files names, even one that has nothing to do with it."""
+    path = files.clean_trades(tmp_path / "trades.db", 3)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"kept")
+    path.with_name("trades.db-journal").write_bytes(files.journal_naming(victim, path.stat().st_size // 4096))
+    with pytest.raises(BadInputError, match=r"trades\.db-journal belongs to a transaction over several") as caught:
+        read(path)
+    assert caught.value.exit_code == EXIT_BAD_DATA
+    assert victim.read_bytes() == b"kept"
 
 
 def test_bad_text_leaves_its_neighbours_alone(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ BUSY_S = 3.0
 _CHUNK_BYTES = 4 << 20
 _LOGS = ("-wal", "-journal")
 _MAGIC = b"SQLite format 3\x00"
+# The end of a journal that names another file, which SQLite deletes when it rolls the journal back.
+_JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 
@@ -122,15 +124,25 @@ def _state(source: Path) -> list[tuple[str, int, int]]:
 
 
 def _copy_parts(source: Path, target: Path, *, held: bool) -> tuple[str, int]:
-    """Copy all parts; under the lock no journal: if there is one, its transaction has changed nothing yet."""
+    """Copy all parts; under the lock no journal: if there is one, its transaction has changed nothing yet.
+
+    Raises BadInputError for a journal that names another file: rolling it back would delete that one, whichever it is.
+    """
     digest, size = sha256(), 0
     for path in _parts(source):
         suffix = path.name[len(source.name) :]
         if held and suffix == "-journal":
             continue
+        end = b""
         with path.open("rb") as reader, target.with_name(target.name + suffix).open("xb") as out:
             while data := reader.read(_CHUNK_BYTES):
                 digest.update(data)
                 out.write(data)
                 size += len(data)
+                end = (end + data)[-len(_JOURNAL_MAGIC) :]
+        if suffix == "-journal" and end == _JOURNAL_MAGIC:
+            raise BadInputError(
+                f"{path.name} belongs to a transaction over several files",
+                hint="open the file once with the program that wrote it",
+            )
     return digest.hexdigest(), size
