@@ -12,6 +12,7 @@ import backfill_files as files
 import pytest
 
 from recio_ingest.backfill import snapshot
+from recio_ingest.backfill import source as source_module
 from recio_ingest.backfill.source import BLOCK_ROWS, MAX_ROW_BYTES, Source
 from recio_ingest.backfill.tables import BadText
 from recio_ingest.errors import EXIT_BAD_DATA, BadInputError, TryLaterError
@@ -164,6 +165,15 @@ def test_bad_text_leaves_its_neighbours_alone(tmp_path: Path) -> None:
     assert [row[0] for row in found] == list(range(1, 3 * BLOCK_ROWS))
     assert {row[0] for row in found if BadText(b"\xe9\xffA") in row} == bad
     assert all(sum(isinstance(value, bytes) for value in row) == (row[0] in bad) for row in found)
+
+
+def test_bad_text_in_every_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many blocks have text that is not UTF-8, the next one is read as the first was."""
+    monkeypatch.setattr(source_module, "BLOCK_ROWS", 2)
+    rows = (files.trade(number, symbol=files.Sql(files.BAD_TEXT)) for number in range(1, 2501))
+    found = read(files.write(tmp_path / "trades.db", "trades", rows))
+    assert [row[0] for row in found] == list(range(1, 2501))
+    assert all(BadText(b"\xe9\xffA") in row for row in found)
 
 
 def test_reading_goes_on_behind_a_rowid(tmp_path: Path) -> None:

@@ -107,36 +107,35 @@ class Source:
 
         Raises BadInputError at a row larger than MAX_ROW_BYTES.
         """
-        columns = ", ".join(f'"{name}"' for name in found.names)
-        query = f'SELECT rowid, {columns} FROM "{found.table.name}"'  # noqa: S608  # names of our own page
-        if after_rowid is not None:
-            query += f" WHERE rowid > {after_rowid:d}"
-        query += " ORDER BY rowid"
         with self._named(found.table.name):
-            cursor = self._connection.execute(query)
+            cursor = self._rows_behind(found, after_rowid)
             while True:
                 try:
                     rows = cursor.fetchmany(BLOCK_ROWS)
                 except sqlite3.OperationalError as exc:
                     if "UTF-8" not in str(exc):
                         raise
-                    yield from self._bad_text(found, after_rowid)
-                    return
+                    rows = self._decoded(found, after_rowid)
+                    cursor = self._rows_behind(found, rows[-1][0] if rows else after_rowid)
                 if not rows:
                     return
                 after_rowid = rows[-1][0]
                 yield rows
 
-    def _bad_text(self, found: Found, after_rowid: int | None) -> Iterator[list[tuple[Any, ...]]]:
-        """Go on from here with one block that is decoded text by text, and as before behind it."""
+    def _rows_behind(self, found: Found, after_rowid: int | None) -> sqlite3.Cursor:
+        columns = ", ".join(f'"{name}"' for name in found.names)
+        query = f'SELECT rowid, {columns} FROM "{found.table.name}"'  # noqa: S608  # names of our own page
+        if after_rowid is not None:
+            query += f" WHERE rowid > {after_rowid:d}"
+        return self._connection.execute(query + " ORDER BY rowid")
+
+    def _decoded(self, found: Found, after_rowid: int | None) -> list[tuple[Any, ...]]:
+        """Return one block, decoded text by text."""
         self._connection.text_factory = _decode
         try:
-            rows = next(self.blocks(found, after_rowid), [])
+            return self._rows_behind(found, after_rowid).fetchmany(BLOCK_ROWS)
         finally:
             self._connection.text_factory = str
-        if rows:
-            yield rows
-            yield from self.blocks(found, rows[-1][0])
 
     def _look(self, name: str, spelled: str, kind: str, without_rowid: bool, trigger: str | None) -> Found:  # noqa: FBT001
         odd = self._odd(name, spelled, kind, without_rowid=without_rowid, trigger=trigger)
