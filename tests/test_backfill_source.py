@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
 import backfill_files as files
@@ -13,7 +14,8 @@ import pytest
 
 from recio_ingest.backfill import snapshot
 from recio_ingest.backfill import source as source_module
-from recio_ingest.backfill.source import BLOCK_ROWS, MAX_ROW_BYTES, Source
+from recio_ingest.backfill.load import Loader
+from recio_ingest.backfill.source import BLOCK_BYTES, BLOCK_ROWS, MAX_ROW_BYTES, Source, row_bytes
 from recio_ingest.backfill.tables import BadText
 from recio_ingest.errors import EXIT_BAD_DATA, BadInputError, TryLaterError
 
@@ -174,6 +176,43 @@ def test_bad_text_in_every_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     found = read(files.write(tmp_path / "trades.db", "trades", rows))
     assert [row[0] for row in found] == list(range(1, 2501))
     assert all(BadText(b"\xe9\xffA") in row for row in found)
+
+
+def test_blocks_of_large_rows_are_short(tmp_path: Path) -> None:
+    """The memory of a block has a limit, wherever the large rows lie; every row comes once, and in its order."""
+    large = {3, *range(300, 340)}
+    text = "x" * 400_000
+    rows = (files.settlement(number, raw_json=text if number in large else "{}") for number in range(1, 1001))
+    path = files.write(tmp_path / "settlements.db", "settlements", rows)
+    with opened(path) as source:
+        blocks = list(source.blocks(source.find()[0]))
+    assert max(sum(map(row_bytes, block)) for block in blocks) < BLOCK_BYTES + 500_000
+    assert [row[0] for block in blocks for row in block] == list(range(1, 1001))
+    assert max(map(len, blocks)) == BLOCK_ROWS
+
+
+def test_a_row_is_measured_as_a_whole(tmp_path: Path) -> None:
+    """SQLite's own limit is one of each value."""
+    values = dict.fromkeys(("contract", "ticker", "symbol"), "x" * (MAX_ROW_BYTES // 2))
+    path = files.write(tmp_path / "trades.db", "trades", [files.trade(1, **values)])
+    with pytest.raises(BadInputError, match="trades: a row is larger than 1024 KiB"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"raw_json": '"' + "x" * 600_000 + '"'}, {"raw_json": "x" * 600_000}, {"revenue": " " * 600_000 + "1"}],
+    ids=["loaded", "bad", "blank"],
+)
+async def test_a_batch_of_large_rows_is_short(database: str, tmp_path: Path, changed: dict[str, str]) -> None:
+    """What is held in memory ends a batch, not only the number of its rows."""
+    rows = [files.settlement(number, **changed) for number in range(1, 101)]
+    schema = files.SETTLEMENTS.replace("revenue REAL", "revenue TEXT")
+    path = files.write(tmp_path / "settlements.db", "settlements", rows, schema)
+    done: list[int] = []
+    with opened(path) as source:
+        await Loader(database, source, source.find()[0], "0001").try_out(done.append)
+    assert [after - before for before, after in pairwise([0, *done])] == [28, 28, 28, 16]
 
 
 def test_reading_goes_on_behind_a_rowid(tmp_path: Path) -> None:

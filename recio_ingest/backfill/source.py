@@ -23,6 +23,8 @@ from recio_ingest.errors import BadInputError
 # No row of the predecessor has a hundredth of it; with it a block has an end, whatever somebody put into the file.
 MAX_ROW_BYTES = 1 << 20
 BLOCK_ROWS = 250
+# A block of rows with larger values is read row by row, and ends early: 250 rows of 1 MiB would be in memory else.
+SMALL_BYTES, BLOCK_BYTES = 4 << 10, 1 << 20
 # The most rows of one doubled hour that are held in memory: it has 3600 seconds.
 MAX_DOUBLED = 50_000
 _LIMITS = {
@@ -41,6 +43,7 @@ _ALLOWED = frozenset({
 _PRAGMAS = frozenset(
     {"table_xinfo", "table_list", "integrity_check", "trusted_schema", "cell_size_check", "query_only"}
 )
+_TOO_BIG = "string or blob too big"
 # Complaints about values, which is the conversion's business; every other complaint is about the file.
 _ABOUT_VALUES = ("NULL value in ", "CHECK constraint failed in ", "TEXT value in ", "NUMERIC value in ")
 
@@ -105,18 +108,20 @@ class Source:
     def blocks(self, found: Found, after_rowid: int | None = None) -> Iterator[list[tuple[Any, ...]]]:
         """Yield the rows `(rowid, *values)` in the order of their rowids, in blocks; text that is no UTF-8 as BadText.
 
-        Raises BadInputError at a row larger than MAX_ROW_BYTES.
+        A block of fewer than BLOCK_ROWS is the last one, or has BLOCK_BYTES. Raises BadInputError at a row larger than
+        MAX_ROW_BYTES.
         """
+        cursor = None
         with self._named(found.table.name):
-            cursor = self._rows_behind(found, after_rowid)
             while True:
                 try:
-                    rows = cursor.fetchmany(BLOCK_ROWS)
-                except sqlite3.OperationalError as exc:
-                    if "UTF-8" not in str(exc):
+                    with self._values_up_to(SMALL_BYTES):
+                        cursor = cursor or self._rows_behind(found, after_rowid)
+                        rows = cursor.fetchmany(BLOCK_ROWS)
+                except sqlite3.Error as exc:
+                    if "UTF-8" not in str(exc) and _TOO_BIG not in str(exc):
                         raise
-                    rows = self._decoded(found, after_rowid)
-                    cursor = self._rows_behind(found, rows[-1][0] if rows else after_rowid)
+                    cursor, rows = None, self._carefully(found, after_rowid)
                 if not rows:
                     return
                 after_rowid = rows[-1][0]
@@ -129,13 +134,32 @@ class Source:
             query += f" WHERE rowid > {after_rowid:d}"
         return self._connection.execute(query + " ORDER BY rowid")
 
-    def _decoded(self, found: Found, after_rowid: int | None) -> list[tuple[Any, ...]]:
-        """Return one block, decoded text by text."""
+    def _carefully(self, found: Found, after_rowid: int | None) -> list[tuple[Any, ...]]:
+        """Return one block row by row, decoded text by text, whatever the size of its values."""
+        rows: list[tuple[Any, ...]] = []
+        block_bytes = 0
         self._connection.text_factory = _decode
         try:
-            return self._rows_behind(found, after_rowid).fetchmany(BLOCK_ROWS)
+            for row in self._rows_behind(found, after_rowid):
+                size_bytes = row_bytes(row)
+                if size_bytes > MAX_ROW_BYTES:
+                    raise sqlite3.DataError(_TOO_BIG)
+                rows.append(row)
+                block_bytes += size_bytes
+                if len(rows) >= BLOCK_ROWS or block_bytes >= BLOCK_BYTES:
+                    break
         finally:
             self._connection.text_factory = str
+        return rows
+
+    @contextmanager
+    def _values_up_to(self, size_bytes: int) -> Iterator[None]:
+        """Have SQLite refuse larger values, at no cost for the others."""
+        usual = self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, size_bytes)
+        try:
+            yield
+        finally:
+            self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, usual)
 
     def _look(self, name: str, spelled: str, kind: str, without_rowid: bool, trigger: str | None) -> Found:  # noqa: FBT001
         odd = self._odd(name, spelled, kind, without_rowid=without_rowid, trigger=trigger)
@@ -214,11 +238,16 @@ class Source:
             yield
         except sqlite3.Error as exc:
             where = f"{self.snapshot.name}{f', {table}' if table else ''}"
-            if "too big" in str(exc):
+            if _TOO_BIG in str(exc):
                 raise BadInputError(
                     f"{where}: a row is larger than {MAX_ROW_BYTES >> 10} KiB", hint="none of the predecessor's is"
                 ) from exc
             raise BadInputError(f"{where} cannot be read: {exc}") from exc
+
+
+def row_bytes(row: Sequence[Any]) -> int:
+    """Return how long the texts and blobs of a row are; what else it has is small."""
+    return sum(len(value) for value in row if isinstance(value, str | bytes))
 
 
 def _open(path: Path) -> sqlite3.Connection:
