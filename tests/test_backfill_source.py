@@ -48,6 +48,18 @@ def read(path: Path) -> list[tuple[object, ...]]:
             files.TRADES.replace("AUTOINCREMENT", "") + "; CREATE TRIGGER t AFTER INSERT ON trades BEGIN SELECT 1; END",
             "trigger t",
         ),
+        (
+            f"{files.TRADES}; CREATE INDEX few ON trades (id) WHERE ticker LIKE '%a%'",
+            "trades has the partial index few",
+        ),
+        (
+            f"{files.TRADES}; CREATE INDEX lengths ON trades (id, length(ticker))",
+            "trades has the index lengths on an expression",
+        ),
+        (
+            f'{files.TRADES}; CREATE TABLE "a""b" (id); CREATE INDEX more ON "a""b" (hex(id))',
+            "the index more on an expression",
+        ),
         ("CREATE TABLE trades (id INTEGER PRIMARY KEY, status TEXT)", "has no column date, time, strike"),
         ("CREATE TABLE notes (id INTEGER)", "none of the predecessor's tables"),
     ],
@@ -78,6 +90,15 @@ def test_a_corrupt_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(BadInputError, match=r"trades\.db (is corrupt|cannot be read)"), opened(path):
         pass
+
+
+def test_a_check_that_takes_too_long_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is that of the file's size; what a schema adds to it is not waited for."""
+    path = files.clean_trades(tmp_path / "trades.db", 500)
+    monkeypatch.setattr(source_module, "CHECK_S", 0.0)
+    monkeypatch.setattr(source_module, "CHECK_S_PER_MB", 0.0)
+    with pytest.raises(BadInputError, match=r"trades\.db: SQLite's check of it takes longer than 0 s"):
+        read(path)
 
 
 def test_dirt_is_not_corruption(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ changed beside their file, and both the load and its verification read the same 
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import date, datetime
@@ -35,14 +36,20 @@ _LIMITS = {
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,
     sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 0,
     sqlite3.SQLITE_LIMIT_FUNCTION_ARG: 8,
+    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 100,
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
 _ALLOWED = frozenset({
     sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_FUNCTION,
 })  # fmt: skip
-_PRAGMAS = frozenset(
-    {"table_xinfo", "table_list", "integrity_check", "trusted_schema", "cell_size_check", "query_only"}
-)
+_PRAGMAS = frozenset({
+    "table_xinfo", "table_list", "index_list", "index_xinfo", "integrity_check", "trusted_schema", "cell_size_check",
+    "query_only",
+})  # fmt: skip
+# SQLite checks hundreds of MB a second. Asked each 100 steps: one step of a hostile schema can take half a minute.
+CHECK_S, CHECK_S_PER_MB, _ASKED_STEPS = 60.0, 1.0, 100
+# What stands for the number of the column in an index on an expression.
+_EXPRESSION = -2
 _TOO_BIG = "string or blob too big"
 # Complaints about values, which is the conversion's business; every other complaint is about the file.
 _ABOUT_VALUES = ("NULL value in ", "CHECK constraint failed in ", "TEXT value in ", "NUMERIC value in ")
@@ -74,14 +81,58 @@ class Source:
         self._connection.close()
 
     def check(self) -> None:
-        """Have SQLite check every page and index. Raises BadInputError for a structurally corrupt file."""
-        with self._named():
+        """Have SQLite check every page and index.
+
+        Raises BadInputError for a structurally corrupt file, and for one whose schema has expressions to be computed.
+        """
+        with self._named(), self._in_time():
+            self._refuse_computed()
             for (complaint,) in self._connection.execute(f"PRAGMA integrity_check({2**31 - 1})"):
                 if complaint != "ok" and not complaint.startswith(_ABOUT_VALUES):
                     raise BadInputError(
                         f"{self.snapshot.name} is corrupt: {complaint[:200]}",
                         hint="sqlite3's .recover makes a new file of what can still be read",
                     )
+
+    def _refuse_computed(self) -> None:
+        """Refuse expressions that the check would compute for every row; a read-only one computes no constraints."""
+        for schema, table, kind, *_ in self._connection.execute("PRAGMA table_list").fetchall():
+            if schema != "main" or kind not in {"table", "shadow"}:
+                continue
+            hidden = [column[1] for column in self._pragma("table_xinfo", table) if column[6]]
+            odd = [f"the generated or hidden column {name}" for name in hidden]
+            for _, index, _, _, partial in self._pragma("index_list", table):
+                if partial:
+                    odd.append(f"the partial index {index}")
+                if any(column[1] == _EXPRESSION for column in self._pragma("index_xinfo", index)):
+                    odd.append(f"the index {index} on an expression")
+            if odd:
+                raise BadInputError(
+                    f"{self.snapshot.name}: {table[:60]} has {odd[0][:100]}",
+                    hint="copy its rows into an ordinary table of this name, in a new file",
+                )
+
+    def _pragma(self, pragma: str, name: str) -> list[tuple[Any, ...]]:
+        quoted = name.replace('"', '""')
+        return self._connection.execute(f'PRAGMA {pragma}("{quoted}")').fetchall()
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """End what takes longer than a file of this size can."""
+        allowed_s = CHECK_S + CHECK_S_PER_MB * self.snapshot.size_bytes / 1e6
+        end_s = time.monotonic() + allowed_s
+        self._connection.set_progress_handler(lambda: time.monotonic() > end_s, _ASKED_STEPS)
+        try:
+            yield
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                raise
+            raise BadInputError(
+                f"{self.snapshot.name}: SQLite's check of it takes longer than {allowed_s:.0f} s",
+                hint="copy its rows into ordinary tables, in a new file",
+            ) from exc
+        finally:
+            self._connection.set_progress_handler(None, 0)
 
     def find(self) -> list[Found]:
         """Return the predecessor's tables in this file. Raises BadInputError where there is none, or one is odd."""
@@ -163,11 +214,9 @@ class Source:
 
     def _look(self, name: str, spelled: str, kind: str, without_rowid: bool, trigger: str | None) -> Found:  # noqa: FBT001
         odd = self._odd(name, spelled, kind, without_rowid=without_rowid, trigger=trigger)
-        columns = [] if odd else list(self._connection.execute(f'PRAGMA table_xinfo("{spelled}")'))
+        columns = [] if odd else self._pragma("table_xinfo", spelled)
         declared = {column[1].lower(): column[2] for column in columns}
-        if hidden := [column[1] for column in columns if column[6]]:
-            odd = f"has the generated or hidden column {hidden[0]}"
-        elif not odd and {"rowid", "_rowid_", "oid"} & declared.keys():
+        if not odd and {"rowid", "_rowid_", "oid"} & declared.keys():
             odd = "has a column that is named as the rowid is"
         if odd:
             raise BadInputError(
