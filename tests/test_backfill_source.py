@@ -73,6 +73,26 @@ def test_what_is_no_plain_table_is_refused(tmp_path: Path, statement: str, words
         source.find()
 
 
+def test_a_name_that_only_looks_like_one_is_another(tmp_path: Path) -> None:
+    """Python's lower case of the Kelvin sign is a k and SQLite's is not: no value is read from a column of neither."""
+    schema = files.FILLS.replace("ticker", "tic\u212aer").replace("side", "SIDE")
+    row = {name.replace("ticker", "tic\u212aer"): value for name, value in files.fill(1).items()}
+    with opened(files.write(tmp_path / "fills.db", "fills", [row], schema)) as source:
+        (found,) = source.find()
+        assert "ticker" not in found.names
+        assert found.unknown == ("tic\u212aer",)
+        assert dict(zip(("rowid", *found.names), next(source.blocks(found))[0], strict=True))["side"] == row["side"]
+
+
+def test_a_quoted_name_is_no_text(tmp_path: Path) -> None:
+    """Whatever is taken for a column and is none ends in an error: SQLite reads a quoted name alone as a text."""
+    path = files.write(tmp_path / "fills.db", "fills", [files.fill(1)])
+    with opened(path) as source:
+        (found,) = source.find()
+        with pytest.raises(BadInputError, match=r"fills cannot be read: no such column: t\.tickler"):
+            next(source.blocks(found._replace(names=("tickler",))))
+
+
 def test_a_giant_row_is_refused(tmp_path: Path) -> None:
     """A row larger than any of the predecessor's ends the reading instead of filling the memory."""
     rows = [files.trade(1), files.trade(2, contract="x" * (MAX_ROW_BYTES + 1))]

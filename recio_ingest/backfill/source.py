@@ -138,12 +138,12 @@ class Source:
         """Return the predecessor's tables in this file. Raises BadInputError where there is none, or one is odd."""
         with self._named():
             kinds = {
-                name.lower(): (name, kind, bool(without_rowid))
+                _folded(name): (name, kind, bool(without_rowid))
                 for schema, name, kind, _, without_rowid, _ in self._connection.execute("PRAGMA table_list")
                 if schema == "main"
             }
             triggers = {
-                of.lower(): name
+                _folded(of): name
                 for name, of in self._connection.execute(
                     "SELECT name, tbl_name FROM sqlite_schema WHERE type='trigger'"
                 )
@@ -179,8 +179,9 @@ class Source:
                 yield rows
 
     def _rows_behind(self, found: Found, after_rowid: int | None) -> sqlite3.Cursor:
-        columns = ", ".join(f'"{name}"' for name in found.names)
-        query = f'SELECT rowid, {columns} FROM "{found.table.name}"'  # noqa: S608  # names of our own page
+        # With the table before it: a quoted name alone is a text to SQLite where there is no such column.
+        columns = ", ".join(f't."{name}"' for name in found.names)
+        query = f'SELECT rowid, {columns} FROM "{found.table.name}" AS t'  # noqa: S608  # names of our own page
         if after_rowid is not None:
             query += f" WHERE rowid > {after_rowid:d}"
         return self._connection.execute(query + " ORDER BY rowid")
@@ -215,7 +216,7 @@ class Source:
     def _look(self, name: str, spelled: str, kind: str, without_rowid: bool, trigger: str | None) -> Found:  # noqa: FBT001
         odd = self._odd(name, spelled, kind, without_rowid=without_rowid, trigger=trigger)
         columns = [] if odd else self._pragma("table_xinfo", spelled)
-        declared = {column[1].lower(): column[2] for column in columns}
+        declared = {_folded(column[1]): column[2] for column in columns}
         if not odd and {"rowid", "_rowid_", "oid"} & declared.keys():
             odd = "has a column that is named as the rowid is"
         if odd:
@@ -242,7 +243,7 @@ class Source:
             return "is a table without rowids"
         if trigger is not None:
             return f"has the trigger {trigger[:60]}"
-        return "" if spelled.lower() == name else "is not spelled so"
+        return "" if _folded(spelled) == name else "is not spelled so"
 
     def _folds(self, table: Table) -> Mapping[int, int]:
         """Find, once, which of two hours the rows are in whose hour came twice."""
@@ -292,6 +293,11 @@ class Source:
                     f"{where}: a row is larger than {MAX_ROW_BYTES >> 10} KiB", hint="none of the predecessor's is"
                 ) from exc
             raise BadInputError(f"{where} cannot be read: {exc}") from exc
+
+
+def _folded(name: str) -> str:
+    """Return a name as SQLite compares it: of ASCII only, where Python makes a k of the Kelvin sign too."""
+    return name.lower() if name.isascii() else name
 
 
 def row_bytes(row: Sequence[Any]) -> int:
