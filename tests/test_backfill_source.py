@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import backfill_files as files
 import pytest
@@ -17,7 +20,7 @@ from recio_ingest.backfill import source as source_module
 from recio_ingest.backfill.load import Loader
 from recio_ingest.backfill.source import BLOCK_BYTES, BLOCK_ROWS, MAX_ROW_BYTES, Source, row_bytes
 from recio_ingest.backfill.tables import BadText
-from recio_ingest.errors import EXIT_BAD_DATA, BadInputError, TryLaterError
+from recio_ingest.errors import EXIT_BAD_DATA, BadInputError, ConfigError, TryLaterError
 
 
 @contextmanager
@@ -195,6 +198,58 @@ def test_a_journal_that_names_another_file_is_refused(tmp_path: Path) -> None:
         read(path)
     assert caught.value.exit_code == EXIT_BAD_DATA
     assert victim.read_bytes() == b"kept"
+
+
+@contextmanager
+def powerless() -> Iterator[None]:
+    """Look as an account that owns nothing; root reads everything."""
+    own = os.geteuid()
+    if not own:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
+
+
+def test_what_cannot_be_read_is_named() -> None:
+    """A folder that may not be entered, a file that may not be read, and one that is not there: the file's fault."""
+    with TemporaryDirectory() as home:  # pytest's own folder may not be entered by others
+        folder, closed, copies = Path(home), Path(home) / "closed", Path(home) / "copies"
+        folder.chmod(0o755)
+        closed.mkdir(mode=0o700)
+        copies.mkdir()
+        copies.chmod(0o777)
+        inside, unreadable = files.clean_trades(closed / "trades.db", 3), files.clean_trades(folder / "own.db", 3)
+        unreadable.chmod(0)
+        closed.chmod(0)
+        for path, words in (
+            (inside, "closed/trades.db cannot be read: Permission denied"),
+            (unreadable, "own.db cannot be read: Permission denied"),
+            (folder / "none.db", "none.db cannot be read: No such file"),
+            (folder, "is not a file"),
+        ):
+            with powerless(), pytest.raises(BadInputError, match=words), snapshot.taken(path, copies):
+                pass
+        nowhere = snapshot.taken(folder / "none.db", closed / "copies")
+        with powerless(), pytest.raises(ConfigError, match="nothing can be written in"), nowhere:
+            pass
+        closed.chmod(0o700)
+
+
+def test_a_full_disk_is_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room that was there before the copy can be gone under it: the disk's fault and not the file's."""
+    path = files.clean_trades(tmp_path / "trades.db", 3)
+    usual = Path.open
+
+    def full(self: Path, mode: str = "r") -> Any:
+        return usual(Path("/dev/full"), "wb") if mode == "xb" else usual(self, mode)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(TryLaterError, match=r"no room for a copy in .*copies: No space left") as caught, opened(path):
+        pass
+    assert "state_dir" in caught.value.hint
+    assert list((tmp_path / "copies").iterdir()) == []
 
 
 def test_bad_text_leaves_its_neighbours_alone(tmp_path: Path) -> None:
