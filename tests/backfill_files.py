@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
+from struct import pack
 from typing import Any, NamedTuple
 
 TRADES = """CREATE TABLE trades (
@@ -85,6 +86,14 @@ def write(path: Path, table: str, rows: Iterable[Mapping[str, Any]], schema: str
             bound = [value for value in row.values() if not isinstance(value, Sql)]
             connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", bound)
     return path
+
+
+def journal_naming(victim: Path, pages: int) -> bytes:
+    """Return the journal of a file of 4 KiB pages that holds none of them, and names a super-journal."""
+    magic, name = bytes.fromhex("d9d505f920a163d7"), bytes(victim)
+    header = magic + pack(">5I", 0, 0, pages, 512, 4096)
+    record = pack(">I", (1 << 30) // 4096 + 1) + name + pack(">II", len(name), sum(name)) + magic
+    return header.ljust(512, b"\x00") + record
 
 
 def execute(path: Path, *statements: str) -> None:

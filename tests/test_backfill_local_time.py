@@ -82,6 +82,13 @@ def test_plain_days_are_an_addition() -> None:
     assert [midnights[day] for day in ("2025-02-30", "9999-12-31", " 2025-06-02", None, 5, b"2025-06-02")] == [None] * 6
 
 
+def test_long_texts_are_not_remembered() -> None:
+    """A text that is no day can have a MiB, and a century of them does not fit into the memory."""
+    midnights = local_time.Midnights(NEW_YORK)
+    assert [midnights[day] for day in ("2025-06-02 ", b"2025-06-02\x00", "no day", "2025-02-30")] == [None] * 4
+    assert set(midnights) == {"no day", "2025-02-30"}
+
+
 def test_the_doubled_hours_are_found() -> None:
     """One a year, and none outside the days asked for."""
     assert list(local_time.doubled_hours(date(2024, 1, 1), date(2025, 11, 2), NEW_YORK)) == [

@@ -16,11 +16,13 @@ import asyncpg
 from recio_ingest import store
 from recio_ingest.backfill.convert import Block, Converter
 from recio_ingest.backfill.door import ROLE, Batch, Door, Progress, Sorted
-from recio_ingest.backfill.source import Found, Source
+from recio_ingest.backfill.source import BLOCK_ROWS, Found, Source, row_bytes
 from recio_ingest.errors import BadInputError, MovedError, TryLaterError
 from recio_ingest.faults import Fault, classify
 
 BATCH_ROWS = 5000
+# 5000 rows of the predecessor's have 1 to 4 MB; of a MiB each they would have 5 GB.
+BATCH_BYTES = 16 << 20
 # A server that restarts is back in seconds; who started the command waits no longer than this.
 TRIES, PAUSE_S = 8, 1.0
 _PASSING = frozenset({Fault.CONNECTION, Fault.TRANSIENT})
@@ -38,7 +40,7 @@ class Loading(NamedTuple):
 
 
 class Loader:
-    """Loads one table. A transaction has the rows of whole blocks, `batch_rows` of them at least."""
+    """Loads one table. A transaction has the rows of whole blocks, `batch_rows` of them or BATCH_BYTES at least."""
 
     def __init__(self, dsn: str, source: Source, found: Found, user: str, *, batch_rows: int = BATCH_ROWS) -> None:
         self._dsn = dsn
@@ -158,12 +160,13 @@ class Loader:
         main = Converter(found.table, found.names, found.declared, found.folds)
         second = found.table.companion
         more = Converter(second, found.names, found.declared, found.folds) if second is not None else None
-        batch = _empty(more)
+        batch, size_bytes = _empty(more), 0
         for rows in self._source.blocks(found, after_rowid):
-            batch = _grown(batch, rows, main, more)
-            if batch.rows >= self._batch_rows:
+            batch, grown_bytes = _grown(batch, rows, main, more)
+            size_bytes += grown_bytes
+            if batch.rows >= self._batch_rows or size_bytes >= BATCH_BYTES:
                 yield batch
-                batch = _empty(more)
+                batch, size_bytes = _empty(more), 0
         if batch.rows:
             yield batch
 
@@ -186,8 +189,8 @@ def _empty(more: Converter | None) -> Batch:
     return Batch(0, Block([], [], [], [], []), None if more is None else [])
 
 
-def _grown(batch: Batch, rows: list[tuple[Any, ...]], main: Converter, more: Converter | None) -> Batch:
-    """Convert the next block of rows into the batch."""
+def _grown(batch: Batch, rows: list[tuple[Any, ...]], main: Converter, more: Converter | None) -> tuple[Batch, int]:
+    """Convert the next block of rows into the batch; return that, and by how many bytes it grew."""
     block = main.convert(rows)
     if more is not None and batch.derived is not None:
         # A row whose price or derived columns cannot be used is not used at all.
@@ -199,7 +202,9 @@ def _grown(batch: Batch, rows: list[tuple[Any, ...]], main: Converter, more: Con
             block.bad.extend(sorted(bad, key=lambda each: each.row[0]))
         batch.derived.extend(derived.fields)
     batch.block.add(block)
-    return batch._replace(last_rowid=rows[-1][0])
+    # The fields of a full block tell its size; large rows, and bad ones, can be far larger than their fields.
+    full = len(rows) >= BLOCK_ROWS and not block.bad
+    return batch._replace(last_rowid=rows[-1][0]), sum(map(len, block.fields) if full else map(row_bytes, rows))
 
 
 def _unsorted(batch: Batch) -> Sorted:

@@ -26,7 +26,7 @@ _DAYS = 36_525
 # The text of every hour, and of every second of one: looking it up checks it too, and takes a fifth of a regex's time.
 _HOURS = {f"{hour:02d}": hour * _HOUR_US for hour in range(24)}
 _WITHIN = {f"{second // 60:02d}:{second % 60:02d}": second * 1_000_000 for second in range(3600)}
-_LONG_TIME, _LONG_STAMP = len("HH:MM:SS"), len("YYYY-MM-DDTHH:MM:SS")
+_LONG_DATE, _LONG_TIME, _LONG_STAMP = len("YYYY-MM-DD"), len("HH:MM:SS"), len("YYYY-MM-DDTHH:MM:SS")
 
 
 class AmbiguousError(BadValue):
@@ -94,7 +94,8 @@ class Midnights(dict[object, Micros | None]):
                 starts = []
             if [later - earlier for earlier, later in pairwise(starts)] == [_DAY_US, _DAY_US]:
                 found = starts[0]
-        if len(self) < _DAYS:
+        # A text that is no day can be of any length.
+        if len(self) < _DAYS and (not isinstance(day, str | bytes) or len(day) <= _LONG_DATE):
             self[day] = found
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -10,10 +11,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from stat import S_ISREG
 from tempfile import mkdtemp
 from typing import NamedTuple
 
-from recio_ingest.errors import BadInputError, TryLaterError
+from recio_ingest.errors import BadInputError, ConfigError, TryLaterError
 
 # The predecessor's programs hold their locks for milliseconds.
 BUSY_S = 3.0
@@ -21,6 +23,9 @@ BUSY_S = 3.0
 _CHUNK_BYTES = 4 << 20
 _LOGS = ("-wal", "-journal")
 _MAGIC = b"SQLite format 3\x00"
+# The end of a journal that names another file, which SQLite deletes when it rolls the journal back.
+_JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 
@@ -38,18 +43,35 @@ def taken(source: Path, folder: Path) -> Iterator[Snapshot]:
     """Copy the file into a new folder under `folder`, lend it, and remove it; what killed runs left goes first.
 
     Raises TryLaterError for a file that is locked, changes under the copy, or has no room; BadInputError for anything
-    that is no SQLite file.
+    that is no SQLite file or cannot be read; ConfigError where nothing can be written under `folder`.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _sweep(folder)
-    private = Path(mkdtemp(dir=folder))
-    lock = os.open(private, os.O_RDONLY)
+    private, lock = _private(folder)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         yield _copy(source, private / "copy.db")
     finally:
         shutil.rmtree(private, ignore_errors=True)
         os.close(lock)
+
+
+def _private(folder: Path) -> tuple[Path, int]:
+    """Make a new folder; return it and the file descriptor that says that a living process holds it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _sweep(folder)
+        private = Path(mkdtemp(dir=folder))
+        lock = os.open(private, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as exc:
+        if exc.errno in _FULL:
+            raise _no_room(folder, exc) from exc
+        raise ConfigError(
+            f"nothing can be written in {folder}: {exc.strerror}", hint="state_dir says where the copy goes"
+        ) from exc
+    return private, lock
+
+
+def _no_room(folder: Path, exc: OSError) -> TryLaterError:
+    return TryLaterError(f"no room for a copy in {folder}: {exc.strerror}", hint="state_dir says where the copy goes")
 
 
 def _sweep(folder: Path) -> None:
@@ -65,9 +87,9 @@ def _sweep(folder: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> Snapshot:
-    if not source.is_file():
-        raise BadInputError(f"{source} is not a file")
     try:
+        if not S_ISREG(source.stat().st_mode):
+            raise BadInputError(f"{source} is not a file")
         needed = sum(path.stat().st_size for path in _parts(source))
         free = shutil.disk_usage(target.parent).free
         if needed + (64 << 20) > free:
@@ -84,6 +106,9 @@ def _copy(source: Path, target: Path) -> Snapshot:
             if not held and _state(source) != before:
                 raise TryLaterError(f"{source.name} changed while it was copied", hint="try again")
     except OSError as exc:
+        # Only the copy is written.
+        if exc.errno in _FULL:
+            raise _no_room(target.parent.parent, exc) from exc
         raise BadInputError(f"{source} cannot be read: {exc.strerror}") from exc
     return Snapshot(source.name, target, digest, size)
 
@@ -122,15 +147,25 @@ def _state(source: Path) -> list[tuple[str, int, int]]:
 
 
 def _copy_parts(source: Path, target: Path, *, held: bool) -> tuple[str, int]:
-    """Copy all parts; under the lock no journal: if there is one, its transaction has changed nothing yet."""
+    """Copy all parts; under the lock no journal: if there is one, its transaction has changed nothing yet.
+
+    Raises BadInputError for a journal that names another file: rolling it back would delete that one, whichever it is.
+    """
     digest, size = sha256(), 0
     for path in _parts(source):
         suffix = path.name[len(source.name) :]
         if held and suffix == "-journal":
             continue
+        end = b""
         with path.open("rb") as reader, target.with_name(target.name + suffix).open("xb") as out:
             while data := reader.read(_CHUNK_BYTES):
                 digest.update(data)
                 out.write(data)
                 size += len(data)
+                end = (end + data)[-len(_JOURNAL_MAGIC) :]
+        if suffix == "-journal" and end == _JOURNAL_MAGIC:
+            raise BadInputError(
+                f"{path.name} belongs to a transaction over several files",
+                hint="open the file once with the program that wrote it",
+            )
     return digest.hexdigest(), size

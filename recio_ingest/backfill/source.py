@@ -8,6 +8,7 @@ changed beside their file, and both the load and its verification read the same 
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import date, datetime
@@ -23,6 +24,8 @@ from recio_ingest.errors import BadInputError
 # No row of the predecessor has a hundredth of it; with it a block has an end, whatever somebody put into the file.
 MAX_ROW_BYTES = 1 << 20
 BLOCK_ROWS = 250
+# A block of rows with larger values is read row by row, and ends early: 250 rows of 1 MiB would be in memory else.
+SMALL_BYTES, BLOCK_BYTES = 4 << 10, 1 << 20
 # The most rows of one doubled hour that are held in memory: it has 3600 seconds.
 MAX_DOUBLED = 50_000
 _LIMITS = {
@@ -33,14 +36,21 @@ _LIMITS = {
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,
     sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 0,
     sqlite3.SQLITE_LIMIT_FUNCTION_ARG: 8,
+    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 100,
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
 _ALLOWED = frozenset({
     sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_FUNCTION,
 })  # fmt: skip
-_PRAGMAS = frozenset(
-    {"table_xinfo", "table_list", "integrity_check", "trusted_schema", "cell_size_check", "query_only"}
-)
+_PRAGMAS = frozenset({
+    "table_xinfo", "table_list", "index_list", "index_xinfo", "integrity_check", "trusted_schema", "cell_size_check",
+    "query_only",
+})  # fmt: skip
+# SQLite checks hundreds of MB a second. Asked each 100 steps: one step of a hostile schema can take half a minute.
+CHECK_S, CHECK_S_PER_MB, _ASKED_STEPS = 60.0, 1.0, 100
+# What stands for the number of the column in an index on an expression.
+_EXPRESSION = -2
+_TOO_BIG = "string or blob too big"
 # Complaints about values, which is the conversion's business; every other complaint is about the file.
 _ABOUT_VALUES = ("NULL value in ", "CHECK constraint failed in ", "TEXT value in ", "NUMERIC value in ")
 
@@ -71,8 +81,12 @@ class Source:
         self._connection.close()
 
     def check(self) -> None:
-        """Have SQLite check every page and index. Raises BadInputError for a structurally corrupt file."""
-        with self._named():
+        """Have SQLite check every page and index.
+
+        Raises BadInputError for a structurally corrupt file, and for one whose schema has expressions to be computed.
+        """
+        with self._named(), self._in_time():
+            self._refuse_computed()
             for (complaint,) in self._connection.execute(f"PRAGMA integrity_check({2**31 - 1})"):
                 if complaint != "ok" and not complaint.startswith(_ABOUT_VALUES):
                     raise BadInputError(
@@ -80,16 +94,56 @@ class Source:
                         hint="sqlite3's .recover makes a new file of what can still be read",
                     )
 
+    def _refuse_computed(self) -> None:
+        """Refuse expressions that the check would compute for every row; a read-only one computes no constraints."""
+        for schema, table, kind, *_ in self._connection.execute("PRAGMA table_list").fetchall():
+            if schema != "main" or kind not in {"table", "shadow"}:
+                continue
+            hidden = [column[1] for column in self._pragma("table_xinfo", table) if column[6]]
+            odd = [f"the generated or hidden column {name}" for name in hidden]
+            for _, index, _, _, partial in self._pragma("index_list", table):
+                if partial:
+                    odd.append(f"the partial index {index}")
+                if any(column[1] == _EXPRESSION for column in self._pragma("index_xinfo", index)):
+                    odd.append(f"the index {index} on an expression")
+            if odd:
+                raise BadInputError(
+                    f"{self.snapshot.name}: {table[:60]} has {odd[0][:100]}",
+                    hint="copy its rows into an ordinary table of this name, in a new file",
+                )
+
+    def _pragma(self, pragma: str, name: str) -> list[tuple[Any, ...]]:
+        quoted = name.replace('"', '""')
+        return self._connection.execute(f'PRAGMA {pragma}("{quoted}")').fetchall()
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """End what takes longer than a file of this size can."""
+        allowed_s = CHECK_S + CHECK_S_PER_MB * self.snapshot.size_bytes / 1e6
+        end_s = time.monotonic() + allowed_s
+        self._connection.set_progress_handler(lambda: time.monotonic() > end_s, _ASKED_STEPS)
+        try:
+            yield
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                raise
+            raise BadInputError(
+                f"{self.snapshot.name}: SQLite's check of it takes longer than {allowed_s:.0f} s",
+                hint="copy its rows into ordinary tables, in a new file",
+            ) from exc
+        finally:
+            self._connection.set_progress_handler(None, 0)
+
     def find(self) -> list[Found]:
         """Return the predecessor's tables in this file. Raises BadInputError where there is none, or one is odd."""
         with self._named():
             kinds = {
-                name.lower(): (name, kind, bool(without_rowid))
+                _folded(name): (name, kind, bool(without_rowid))
                 for schema, name, kind, _, without_rowid, _ in self._connection.execute("PRAGMA table_list")
                 if schema == "main"
             }
             triggers = {
-                of.lower(): name
+                _folded(of): name
                 for name, of in self._connection.execute(
                     "SELECT name, tbl_name FROM sqlite_schema WHERE type='trigger'"
                 )
@@ -105,46 +159,65 @@ class Source:
     def blocks(self, found: Found, after_rowid: int | None = None) -> Iterator[list[tuple[Any, ...]]]:
         """Yield the rows `(rowid, *values)` in the order of their rowids, in blocks; text that is no UTF-8 as BadText.
 
-        Raises BadInputError at a row larger than MAX_ROW_BYTES.
+        A block of fewer than BLOCK_ROWS is the last one, or has BLOCK_BYTES. Raises BadInputError at a row larger than
+        MAX_ROW_BYTES.
         """
-        columns = ", ".join(f'"{name}"' for name in found.names)
-        query = f'SELECT rowid, {columns} FROM "{found.table.name}"'  # noqa: S608  # names of our own page
-        if after_rowid is not None:
-            query += f" WHERE rowid > {after_rowid:d}"
-        query += " ORDER BY rowid"
+        cursor = None
         with self._named(found.table.name):
-            cursor = self._connection.execute(query)
             while True:
                 try:
-                    rows = cursor.fetchmany(BLOCK_ROWS)
-                except sqlite3.OperationalError as exc:
-                    if "UTF-8" not in str(exc):
+                    with self._values_up_to(SMALL_BYTES):
+                        cursor = cursor or self._rows_behind(found, after_rowid)
+                        rows = cursor.fetchmany(BLOCK_ROWS)
+                except sqlite3.Error as exc:
+                    if "UTF-8" not in str(exc) and _TOO_BIG not in str(exc):
                         raise
-                    yield from self._bad_text(found, after_rowid)
-                    return
+                    cursor, rows = None, self._carefully(found, after_rowid)
                 if not rows:
                     return
                 after_rowid = rows[-1][0]
                 yield rows
 
-    def _bad_text(self, found: Found, after_rowid: int | None) -> Iterator[list[tuple[Any, ...]]]:
-        """Go on from here with one block that is decoded text by text, and as before behind it."""
+    def _rows_behind(self, found: Found, after_rowid: int | None) -> sqlite3.Cursor:
+        # With the table before it: a quoted name alone is a text to SQLite where there is no such column.
+        columns = ", ".join(f't."{name}"' for name in found.names)
+        query = f'SELECT rowid, {columns} FROM "{found.table.name}" AS t'  # noqa: S608  # names of our own page
+        if after_rowid is not None:
+            query += f" WHERE rowid > {after_rowid:d}"
+        return self._connection.execute(query + " ORDER BY rowid")
+
+    def _carefully(self, found: Found, after_rowid: int | None) -> list[tuple[Any, ...]]:
+        """Return one block row by row, decoded text by text, whatever the size of its values."""
+        rows: list[tuple[Any, ...]] = []
+        block_bytes = 0
         self._connection.text_factory = _decode
         try:
-            rows = next(self.blocks(found, after_rowid), [])
+            for row in self._rows_behind(found, after_rowid):
+                size_bytes = row_bytes(row)
+                if size_bytes > MAX_ROW_BYTES:
+                    raise sqlite3.DataError(_TOO_BIG)
+                rows.append(row)
+                block_bytes += size_bytes
+                if len(rows) >= BLOCK_ROWS or block_bytes >= BLOCK_BYTES:
+                    break
         finally:
             self._connection.text_factory = str
-        if rows:
-            yield rows
-            yield from self.blocks(found, rows[-1][0])
+        return rows
+
+    @contextmanager
+    def _values_up_to(self, size_bytes: int) -> Iterator[None]:
+        """Have SQLite refuse larger values, at no cost for the others."""
+        usual = self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, size_bytes)
+        try:
+            yield
+        finally:
+            self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, usual)
 
     def _look(self, name: str, spelled: str, kind: str, without_rowid: bool, trigger: str | None) -> Found:  # noqa: FBT001
         odd = self._odd(name, spelled, kind, without_rowid=without_rowid, trigger=trigger)
-        columns = [] if odd else list(self._connection.execute(f'PRAGMA table_xinfo("{spelled}")'))
-        declared = {column[1].lower(): column[2] for column in columns}
-        if hidden := [column[1] for column in columns if column[6]]:
-            odd = f"has the generated or hidden column {hidden[0]}"
-        elif not odd and {"rowid", "_rowid_", "oid"} & declared.keys():
+        columns = [] if odd else self._pragma("table_xinfo", spelled)
+        declared = {_folded(column[1]): column[2] for column in columns}
+        if not odd and {"rowid", "_rowid_", "oid"} & declared.keys():
             odd = "has a column that is named as the rowid is"
         if odd:
             raise BadInputError(
@@ -170,7 +243,7 @@ class Source:
             return "is a table without rowids"
         if trigger is not None:
             return f"has the trigger {trigger[:60]}"
-        return "" if spelled.lower() == name else "is not spelled so"
+        return "" if _folded(spelled) == name else "is not spelled so"
 
     def _folds(self, table: Table) -> Mapping[int, int]:
         """Find, once, which of two hours the rows are in whose hour came twice."""
@@ -215,11 +288,21 @@ class Source:
             yield
         except sqlite3.Error as exc:
             where = f"{self.snapshot.name}{f', {table}' if table else ''}"
-            if "too big" in str(exc):
+            if _TOO_BIG in str(exc):
                 raise BadInputError(
                     f"{where}: a row is larger than {MAX_ROW_BYTES >> 10} KiB", hint="none of the predecessor's is"
                 ) from exc
             raise BadInputError(f"{where} cannot be read: {exc}") from exc
+
+
+def _folded(name: str) -> str:
+    """Return a name as SQLite compares it: of ASCII only, where Python makes a k of the Kelvin sign too."""
+    return name.lower() if name.isascii() else name
+
+
+def row_bytes(row: Sequence[Any]) -> int:
+    """Return how long the texts and blobs of a row are; what else it has is small."""
+    return sum(len(value) for value in row if isinstance(value, str | bytes))
 
 
 def _open(path: Path) -> sqlite3.Connection:
