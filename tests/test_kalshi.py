@@ -107,6 +107,41 @@ def test_numbers_of_a_subscription() -> None:
     assert parser.decode(sent(7, trade(1))).outcome is Outcome.SHIPPED
 
 
+def confirmed(number: int, sid: int, channel: str = "trade") -> Frame:
+    """Return the confirmation of a subscription."""
+    return sent(number, {"type": "subscribed", "id": sid, "msg": {"channel": channel, "sid": sid}})
+
+
+def at_ms(number: int, message: dict[str, Any]) -> Frame:
+    """Return a frame that the venue sent when it came, so many milliseconds after the start."""
+    return sent(number, message | {"msg": message["msg"] | {"ts_ms": START_US // 1000 + number}})
+
+
+def test_a_subscription_that_the_venue_forgot() -> None:
+    """An error may name no subscription; the confirmation of the next one ends the old one, and opens its gap."""
+    parser = KalshiParser({})
+    parser.decode(control(1, Kind.CONNECTED, feed="kalshi", series=["KXBTCD"]))
+    parser.decode(confirmed(2, 3, "ticker"))
+    parser.decode(confirmed(3, 2))
+    parser.decode(at_ms(4000, trade(1)))
+    parser.decode(at_ms(5000, quote()))
+    forgotten = {"type": "error", "id": 9, "msg": {"code": 7, "msg": "Unknown subscription ID"}}
+    assert parser.decode(sent(6000, forgotten)).rows == ()
+    gap = Gap(7000, 3, "kalshi", "trade", "connection", "channel_lost", START_US + 4_000_000, None)
+    assert parser.decode(confirmed(7000, 6)).rows == (gap, gap._replace(to_time=START_US + 7_000_000))
+    assert sorted(parser.state()["sids"]) == ["3", "6"]
+    assert parser.decode(at_ms(8000, trade(1, trade_id="t-9") | {"sid": 6})).outcome is Outcome.SHIPPED
+
+
+def test_a_second_confirmation_of_the_same_subscription() -> None:
+    """Markets added to it by another command: nothing has ended, and its numbering goes on."""
+    parser = KalshiParser({})
+    parser.decode(confirmed(1, 2))
+    parser.decode(sent(2, trade(1)))
+    assert parser.decode(confirmed(3, 2)).rows == ()
+    assert len(parser.decode(sent(4, trade(2))).rows) == 1
+
+
 def test_a_markets_life() -> None:
     """Only followed series give rows; a step that describes the market gives its state too; settled counts once."""
     parser = KalshiParser({})

@@ -176,9 +176,14 @@ class KalshiParser:
         about = message.get("msg")
         if not isinstance(about, dict):
             raise BadMessageError("schema", "msg is not an object")
-        sid = fields.number(about if "sid" in about else message, "sid")
-        self._sids.begin(sid, fields.name(about, "channel"), frame.recv_ns)
-        return Decoded(Outcome.STATE)
+        sid, channel = fields.number(about if "sid" in about else message, "sid"), fields.name(about, "channel")
+        lost: tuple[Gap, ...] = ()
+        # A channel has one subscription (another command for it adds to that one): an older one is gone, and where the
+        # venue had forgotten it (code 7, which names no sid) nothing else says so.
+        for old in self._sids.of(channel, but=sid):
+            lost += self._outage.lose(frame, self._sids.end(old), "channel_lost")
+        self._sids.begin(sid, channel, frame.recv_ns)
+        return Decoded(Outcome.STATE, lost)
 
     def _answer(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         if "sid" not in message:

@@ -181,6 +181,10 @@ class Sequences:
         """Tell whether the channel has a subscription."""
         return any(kept[0] == channel for kept in self._held.values())
 
+    def of(self, channel: str, but: int) -> list[int]:
+        """Return the subscriptions of a channel, but for one."""
+        return [sid for sid, kept in self._held.items() if kept[0] == channel and sid != but]
+
     def end(self, sid: int) -> str:
         """Forget one subscription; return its channel, "" where there is none."""
         return str(self._held.pop(sid, ("",))[0])
