@@ -133,6 +133,25 @@ def test_a_subscription_that_the_venue_forgot() -> None:
     assert parser.decode(at_ms(8000, trade(1, trade_id="t-9") | {"sid": 6})).outcome is Outcome.SHIPPED
 
 
+def test_an_index_that_stays_silent() -> None:
+    """Begun anew again and again, it is one gap, which only a print ends; so after an outage too."""
+    parser = KalshiParser({})
+    parser.decode(control(1, Kind.CONNECTED, feed="kalshi", series=["KXBTCD"]))
+    parser.decode(confirmed(2, 5, "cfbenchmarks_value"))
+    parser.decode(sent(1000, index(1)))
+    parser.decode(at_ms(9000, quote()))
+    left = {"type": "unsubscribed", "id": 9, "sid": 5, "seq": 2}
+    gap = Gap(11_000, 5, "kalshi", "cfbenchmarks_value", "connection", "channel_lost", START_US + 1_000_000, None)
+    assert parser.decode(sent(11_000, left)).rows == (gap,)
+    assert parser.decode(confirmed(12_000, 6, "cfbenchmarks_value")).rows == ()
+    assert parser.decode(sent(22_000, left | {"sid": 6, "seq": 1})).rows == ()
+    assert parser.decode(confirmed(23_000, 7, "cfbenchmarks_value")).rows == ()
+    assert parser.decode(at_ms(24_000, quote())).rows[1:] == ()
+    assert parser.decode(sent(25_000, index(24) | {"sid": 7, "seq": 1})).rows[1:] == (
+        gap._replace(to_time=START_US + 25_000_000),
+    )
+
+
 def test_a_second_confirmation_of_the_same_subscription() -> None:
     """Markets added to it by another command: nothing has ended, and its numbering goes on."""
     parser = KalshiParser({})

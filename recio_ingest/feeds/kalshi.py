@@ -142,7 +142,11 @@ class KalshiParser:
     def _channel(self, message: dict[str, Any]) -> str | None:
         """Return which channel a message shows to be received."""
         kind = message.get("type", REST)
-        return message["msg"]["channel"] if kind == "subscribed" else _CHANNELS.get(kind)
+        if kind != "subscribed":
+            return _CHANNELS.get(kind)
+        channel: str = message["msg"]["channel"]
+        # It comes every second, or it does not come: an index that is confirmed and stays silent is still missing.
+        return None if channel == "cfbenchmarks_value" and self._outage.lacks(channel) else channel
 
     def _ticker(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         row = rows.ticker(frame, message)

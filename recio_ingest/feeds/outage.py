@@ -80,6 +80,10 @@ class Outage:
         self._live.discard(channel)
         return gaps
 
+    def lacks(self, channel: str) -> bool:
+        """Tell whether a gap of the channel is open."""
+        return channel in self._open
+
     def seen(self, frame: Frame, channel: str | None, venue_time: Micros | None) -> tuple[Gap, ...]:
         """Take a message in, of a channel that is received from here on if given; return the gaps that it ends.
 
