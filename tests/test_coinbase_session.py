@@ -116,6 +116,22 @@ def test_heartbeats_prove_nothing_for_others() -> None:
     assert venue.run(0, 8) != []
 
 
+def test_a_pause_of_this_side_is_no_silence() -> None:
+    """What was not read is no reproach, in a confirmed connection or before; what is silent afterwards is."""
+    venue = Venue()
+    assert venue.run(0, 60) == []
+    venue.session.resumed(3600)
+    assert venue.run(3660, 3800) == []
+    venue.silent = {"matches"}
+    assert venue.run(3800, 3808) == [("unsubscribe", ("matches",)), ("subscribe", ("matches",))]
+    session = CoinbaseSession(["BTC-USD"])
+    session.say(0)
+    session.resumed(60)
+    assert session.say(65) == ()
+    with pytest.raises(RefusedError, match="not confirmed"):
+        session.say(71)
+
+
 @pytest.mark.parametrize(
     "message", [{"type": "heartbeat"}, {"type": "heartbeat", "product_id": [], "last_trade_id": 1}]
 )

@@ -729,6 +729,20 @@ def test_an_optional_channel_that_stays_silent() -> None:
     assert [notice.event for notice in venue.notices] == ["channel.refused", "channel.confirmed", "channel.refused"]
 
 
+def test_a_pause_of_this_side_is_no_silence() -> None:
+    """Neither channels nor commands whose messages were not read are given up; what is silent afterwards is."""
+    venue, _ = begun("M1")
+    venue.run(0, 100)
+    venue.mute = lambda _: True
+    venue.hear({"type": "unsubscribed", "sid": venue.sid("trade"), "seq": 3}, 100.0)
+    assert [venue.channel(each) for each in venue.run(100, 104)] == ["trade"]
+    venue.session.resumed(3600)
+    assert venue.run(3704, 3708) == []
+    assert [venue.channel(each) for each in venue.run(3708, 3718)] == ["trade"]
+    venue.mute, venue.silent = lambda _: False, {"ticker"}
+    assert "unsubscribe" in [each["cmd"] for each in venue.run(3718, 3735)]
+
+
 def test_rare_trades_never_cost_the_connection() -> None:
     """Trades and steps of life that stay away are asked for again, more and more rarely, and nothing else."""
     venue, _ = begun("M1")

@@ -72,6 +72,10 @@ class Conversation(Protocol):
         """Take an answer in; a message that is none says nothing. Raises RefusedError where the venue refuses all."""
         ...
 
+    def resumed(self, paused_s: float) -> None:
+        """Take in that for so long, and until now, nothing was read: the silence was this side's."""
+        ...
+
     def end(self) -> None:
         """Take in that the connection is gone."""
         ...

@@ -90,6 +90,13 @@ class CoinbaseSession:
             return untold
         return untold
 
+    def resumed(self, paused_s: float) -> None:
+        """Take in that for so long nothing was read: whatever is waited for may be in what was not."""
+        if self._asked_at_s is not None:
+            self._asked_at_s += paused_s
+        for since_s in (self._beat_s, self._owed_s):
+            since_s.update({name: moment_s + paused_s for name, moment_s in since_s.items()})
+
     def end(self) -> None:
         """Nothing outlives the connection."""
 

@@ -94,6 +94,12 @@ class KalshiSession:
         untold, self._untold = self._untold, []
         return [*untold, *self._take(data, now_s)]
 
+    def resumed(self, paused_s: float) -> None:
+        """Take in that for so long nothing was read, answers to commands among it."""
+        self._stalls.resumed(paused_s)
+        waiting = self._waiting.items()
+        self._waiting = {name: each._replace(sent_s=each.sent_s + paused_s) for name, each in waiting}
+
     def end(self) -> None:
         """Take in that the connection is gone: quotes come by REST until there is another."""
         self._markets.quoted = False

@@ -41,6 +41,11 @@ class Stalls:
         """Tell whether a channel has brought nothing since it was found silent."""
         return channel.name in self._doubted
 
+    def resumed(self, paused_s: float) -> None:
+        """Take in that for so long nothing was read."""
+        for watch in self._watches.values():
+            watch.resumed(paused_s)
+
     def silent(self, channels: Sequence[Channel], now_s: float, *, trading: bool) -> Iterator[tuple[Channel, float]]:
         """Yield the channels that are silent too long, and for how long (s).
 
