@@ -19,7 +19,7 @@ from recio_ingest.errors import BadMessageError, RefusedError
 from recio_ingest.feeds import coinbase
 from recio_ingest.feeds.coinbase import CoinbaseParser
 from recio_ingest.feeds.coinbase_session import CoinbaseSession
-from recio_ingest.records import BtcPrice, Decoded, Frame, Gap, Kind, Outcome
+from recio_ingest.records import DAEMON_FEED, BtcPrice, Decoded, Frame, Gap, Kind, Outcome
 from recio_ingest.settings import Coinbase
 
 START_US = START_NS // 1000
@@ -86,8 +86,9 @@ def test_best_bid_and_ask_are_the_last_tickers(parser: CoinbaseParser) -> None:
         control(3, Kind.DISCONNECTED, cause="reset"),
         control(3, Kind.CONNECTED, products=["BTC-USD"]),
         data(3, {"type": "subscriptions", "channels": [{"name": "matches", "product_ids": ["BTC-USD"]}]}),
+        control(3, Kind.LOST, feed=DAEMON_FEED, from_no=3, to_no=3, cause="spool_lost"),
     ],
-    ids=["disconnected", "connected", "without tickers"],
+    ids=["disconnected", "connected", "without tickers", "lost"],
 )
 def test_a_book_does_not_outlive_its_tickers(parser: CoinbaseParser, end: Frame) -> None:
     """After an outage, and without the channel, a trade has no quotes until the next ticker."""

@@ -15,7 +15,17 @@ from recio_ingest.decode import Decoder
 from recio_ingest.errors import BadMessageError
 from recio_ingest.feeds import Recalled, coinbase, kalshi
 from recio_ingest.feeds.kalshi import KalshiParser
-from recio_ingest.records import BtcPrice, Frame, Gap, Kind, MarketEvent, MarketState, Outcome, Quarantined
+from recio_ingest.records import (
+    DAEMON_FEED,
+    BtcPrice,
+    Frame,
+    Gap,
+    Kind,
+    MarketEvent,
+    MarketState,
+    Outcome,
+    Quarantined,
+)
 
 START_US = START_NS // 1000
 MARKET = "KXBTCD-26SEP2111-T60199.99"
@@ -150,6 +160,28 @@ def test_an_index_that_stays_silent() -> None:
     assert parser.decode(sent(25_000, index(24) | {"sid": 7, "seq": 1})).rows[1:] == (
         gap._replace(to_time=START_US + 25_000_000),
     )
+
+
+def test_frames_that_the_spool_lost() -> None:
+    """Marks and confirmations may be among them: numbers begin anew, and a channel's gap ends with its own message."""
+    frames = [control(1, Kind.CONNECTED, feed="kalshi", series=["KXBTCD"]), confirmed(2, 3, "ticker"), confirmed(3, 2)]
+    frames += [at_ms(number, trade(number)) for number in range(11, 61)]
+    frames.append(at_ms(70, quote()))
+    lost = control(100, Kind.LOST, feed=DAEMON_FEED, from_no=71, to_no=100, cause="spool_lost")
+    again = [at_ms(number, trade(number - 199, trade_id=f"u-{number}")) for number in range(200, 230)]
+    batch = Decoder({}).decode([*frames, lost, at_ms(150, quote()), *again])
+    events = [row for row in batch.tables[MarketEvent] if isinstance(row, MarketEvent)]
+    trades = [row.trade_id for row in events if row.event_type == "trade"]
+    assert trades[50:] == [f"u-{number}" for number in range(200, 230)]
+    assert batch.counts[Outcome.DUPLICATE] == 0
+    gap = Gap(100, 3, "kalshi", "trade", "connection", "spool_lost", START_US + 60_000, START_US + 200_000)
+    quotes = gap._replace(gap_no=2, channel="ticker", from_time=START_US + 70_000, to_time=START_US + 150_000)
+    assert {name: each for name, each in batch.gaps.items() if each.feed == "kalshi" and each.frame_no == 100} == {
+        (100, 2): quotes, (100, 3): gap,
+    }  # fmt: skip
+    assert (100, 0) in batch.gaps
+    sids = batch.state["feeds"]["kalshi"]["sids"]
+    assert {sid: kept[:2] for sid, kept in sids.items()} == {"3": ["ticker", 0], "2": ["trade", 30]}
 
 
 def test_a_second_confirmation_of_the_same_subscription() -> None:

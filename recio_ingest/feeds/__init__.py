@@ -28,7 +28,7 @@ class Parser(Protocol):
     """
 
     def decode(self, frame: Frame) -> Decoded:
-        """Return what the frame gives.
+        """Return what the frame gives: one of the feed, or a mark of frames of all feeds that the spool has lost.
 
         Raises BadMessageError where it is of no use, with the state as it was but for its number in a numbering.
         """

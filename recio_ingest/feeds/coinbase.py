@@ -117,9 +117,10 @@ class CoinbaseParser:
         return decoded._replace(rows=decoded.rows + ended) if ended else decoded
 
     def _mark(self, frame: Frame) -> tuple[Gap, ...]:
-        if frame.kind in (Kind.CONNECTED, Kind.DISCONNECTED):
+        if frame.kind in (Kind.CONNECTED, Kind.DISCONNECTED, Kind.LOST):
             self._book.clear()  # an outage may be of hours: what the next tickers say is not known yet
-        return self._outage.mark(frame)
+        # The numbers of the trades say what was in the frames that are lost.
+        return () if frame.kind == Kind.LOST else self._outage.mark(frame)
 
     def _match(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         moment, trade_id, price, size, side = _trade(message, frame)

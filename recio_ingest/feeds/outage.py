@@ -65,6 +65,9 @@ class Outage:
                 gaps = self._begin(frame, "restart")
                 self._live.clear()
             self._up = True
+        elif frame.kind == Kind.LOST:  # the line may be another by now: each channel shows by itself that it lives
+            gaps = self._begin(frame, _cause(frame))
+            self._live.clear()
         return gaps
 
     def expect(self, frame: Frame, channels: tuple[str, ...]) -> tuple[Gap, ...]:
