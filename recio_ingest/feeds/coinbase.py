@@ -38,7 +38,8 @@ from recio_ingest.settings import Coinbase
 
 NAME = "coinbase"
 RECALL = ()
-SPOTS = (SpotSource(NAME, "BTC-USD", NAME, rank=1),)
+# Bitcoin trades every second: after a minute without a trade it is the line that is gone, and the price with it.
+SPOTS = (SpotSource(NAME, "BTC-USD", NAME, rank=1, within_us=60_000_000),)
 RULES = ()
 
 # The heartbeat comes every second, so ten seconds of nothing at all are ten missed ones.
