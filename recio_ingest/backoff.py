@@ -12,6 +12,7 @@ _BY_CAUSE_S = {
     "unauthorised": (30.0, 300.0),
     "key": (30.0, 300.0),
     "rate_limited": (5.0, 300.0),
+    "forbidden": (5.0, 300.0),
     "policy": (5.0, 300.0),
     "server_error": (5.0, 60.0),
     "going_away": (0.2, 30.0),

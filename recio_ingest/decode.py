@@ -126,11 +126,14 @@ class Decoder:
             raise BadMessageError("bug", "a mark of the daemon cannot be decoded alone")
         return Decoded(Outcome.CONTROL, self._lost(frame) if frame.kind == Kind.LOST else ())
 
-    def _lost(self, frame: Frame) -> tuple[Gap, ...]:
+    def _lost(self, frame: Frame) -> Rows:
+        """Return the gap in the frames, and those of the feeds that cannot go on as if nothing had been in it."""
         lost = orjson.loads(frame.data)
+        more = tuple(row for parser in self._parsers.values() for row in parser.decode(frame).rows)
         from_time = (frame.recv_ns if self._last_ns is None else self._last_ns) // 1000
         numbers = (lost["from_no"], lost["to_no"])
-        return (Gap(frame.frame_no, 0, "*", "*", "spool", lost["cause"], from_time, frame.recv_ns // 1000, *numbers),)
+        whole = Gap(frame.frame_no, 0, "*", "*", "spool", lost["cause"], from_time, frame.recv_ns // 1000, *numbers)
+        return (whole, *more)
 
 
 def recall() -> tuple[str, ...]:

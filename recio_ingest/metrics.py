@@ -123,7 +123,9 @@ GAPS = _counter("gaps_total", "Gaps declared; look into ingest.gaps.", "feed", "
 REPAIRED = _counter("repaired_rows_total", "Rows that were missed, and fetched again by REST.", "feed")
 GAP_OPEN = _gauge("gap_open", "1 while the feed is in a gap that has not ended.", "feed")
 CONNECTED = _gauge("feed_connected", "1 while the feed's subscription is confirmed.", "feed")
-INCOMPLETE = _gauge("feed_incomplete", "1 while a channel of a connected feed is not confirmed; see --status.", "feed")
+INCOMPLETE = _gauge(
+    "feed_incomplete", "1 while a connected feed's channel is not confirmed, or silent; see --status.", "feed"
+)
 RECONNECTS = _counter("reconnects_total", "Connections that ended, by why.", "feed", "cause")
 CLOCK_SKEW = _gauge("clock_skew_seconds", "This machine's clock minus the venue's; mend it past a second.", "feed")
 REST_REQUESTS = _counter(

@@ -14,7 +14,7 @@ import structlog
 
 from recio_ingest import metrics, rest, store
 from recio_ingest.backoff import Waits
-from recio_ingest.errors import BadMessageError
+from recio_ingest.errors import BadMessageError, RecioError
 from recio_ingest.feeds import Feed, Missing, Page, Repair, Request
 from recio_ingest.feeds.repair import wrap, wrap_unreadable
 from recio_ingest.records import Kind
@@ -31,9 +31,15 @@ RETRY_S = 10.0
 WAITS_S = (1.0, 60.0)
 # What the venue refuses, or answers in another shape, so many times in a row, it does not have.
 MAX_ATTEMPTS = 5
+# What is not answered at all so many times in a row lets the other gaps go first: for so long, doubled each time.
+ASIDE_S = (60.0, 900.0)
 # Five million trades: past that it is a venue that pages for ever.
 MAX_PAGES = 5000
 COMMITTED_EVERY_S = 0.02
+
+
+class _UnansweredError(RecioError):
+    """A question of a gap that was not answered, so many times in a row."""
 
 
 class Repairer:
@@ -49,9 +55,11 @@ class Repairer:
         """The last one that was asked for to the end."""
         self._ended: set[tuple[int, int]] = set()
         """Asked for to the end and listed all the same: the frame that should have said so was of no use."""
-        self._aside: set[tuple[int, int]] = set()
-        """Not asked for to the end, by a fault of this program: behind all others."""
+        self._aside: dict[tuple[int, int], tuple[float, float]] = {}
+        """Not asked for to the end: the last pause, and until when (a clock that only runs forward) others go first."""
         self._failing = ""
+        # Of all gaps together: where the whole venue is silent, asking for one after the other must not be quicker.
+        self._waits, self._told = Waits(WAITS_S), ""
 
     async def run(self) -> None:
         """Repair until cancelled."""
@@ -66,17 +74,34 @@ class Repairer:
             seen = self._progress.gaps
             gap = await self._next()
             if gap is None:
-                await self._wait(seen, LOOK_EVERY_S)
-                self._aside.clear()
+                await self._wait(seen, min([LOOK_EVERY_S, *(left_s for _, left_s in self._left_aside())]))
             elif await self._wait(seen, gap.to_time / 1e6 + self._asks.SETTLE_S - time.time()):
                 await self._repair(client, gap)
         except store.ERRORS as exc:
             await self._failed("database", exc)
+        except _UnansweredError as exc:
+            assert gap is not None
+            self._put_aside(gap, str(exc))
         except Exception as exc:  # noqa: BLE001  # whatever one gap runs into, there is a next turn, and the feeds go on
-            self._aside.update([gap[:2]] if gap else [])
+            if gap is not None:
+                self._put_aside(gap, repr(exc))
             await self._failed("bug", exc)
         else:
             self._failing = ""
+
+    def _put_aside(self, gap: Missing, why: str) -> None:
+        """Let other gaps go first; one line for each gap."""
+        first_s, longest_s = ASIDE_S
+        known = self._aside.get(gap[:2])
+        pause_s = first_s if known is None else min(2 * known[0], longest_s)
+        self._aside[gap[:2]] = (pause_s, time.monotonic() + pause_s)
+        if known is None:
+            log.warning("repair.put_aside", feed=self.feed.name, gap=list(gap[:2]), error=why[:300], retry_s=pause_s)
+
+    def _left_aside(self) -> list[tuple[tuple[int, int], float]]:
+        """Return the gaps behind all others, and for how long still."""
+        now_s = time.monotonic()
+        return [(name, until_s - now_s) for name, (_, until_s) in self._aside.items() if until_s > now_s]
 
     async def _failed(self, cause: str, exc: Exception) -> None:
         """Count it, tell it once, and wait: the gap stays in the ledger, and is asked for again."""
@@ -93,7 +118,8 @@ class Repairer:
         async with store.session(self._dsn) as opened:
             gaps = await opened.gaps(self._asks.GAPS, 2 + len(self._ended) + len(self._aside))
         self._ended.update(gap[:2] for gap in gaps if gap[:2] == self._asked)
-        return next((gap for gap in gaps if gap[:2] not in self._ended | self._aside), None)
+        later = self._ended.union(name for name, _ in self._left_aside())
+        return next((gap for gap in gaps if gap[:2] not in later), None)
 
     async def _wait(self, seen: int, wait_s: float) -> bool:
         """Return True after a while; False at once when another gap was committed, which may be the next to ask for."""
@@ -115,11 +141,16 @@ class Repairer:
                 request, page = None, Page(None, "too_many_pages")
                 await self._record(wrap(gap, "", page.end))
         self._asked = gap[:2]
+        self._aside.pop(self._asked, None)
         log.info("repair.ended", feed=self.feed.name, gap=list(gap[:2]), end=page.end, pages=pages)
 
     async def _page(self, client: Rest, gap: Missing, request: Request) -> Page:
-        """Ask one question until it is answered, or refused too often; record the answer."""
-        waits, failures, told = Waits(WAITS_S), 0, ""
+        """Ask one question until it is answered, or refused too often; record the answer.
+
+        Raises _UnansweredError where that leads nowhere: a venue that is not there is waited for, as long as it takes,
+        but a question that only this gap has must not hold up the others.
+        """
+        refusals, failures = 0, 0
         while True:
             await self._spool.wait_room()
             try:
@@ -127,20 +158,24 @@ class Repairer:
             except RestError as exc:
                 failure = exc
             else:
+                self._waits.reset()
+                self._told = ""
                 await self._record(wrap(gap, request.about, page.end, answer))
                 return page
             metrics.REST_FAILURES.labels(self.feed.name, failure.cause).inc()
-            # A venue that is not there is waited for, as long as it takes.
-            failures = failures + 1 if failure.alone else 0
-            if failures >= MAX_ATTEMPTS:
+            refusals = refusals + 1 if failure.alone else 0
+            if refusals >= MAX_ATTEMPTS:
                 await self._record(wrap(gap, request.about, failure.cause))
                 return Page(None, failure.cause)
-            wait_s = waits.next_s(failure.cause, failure.wait_s)
-            if failure.cause != told:
-                told = failure.cause
-                log.warning("repair.failed", feed=self.feed.name, gap=list(gap[:2]), cause=told,
+            wait_s = self._waits.next_s(failure.cause, failure.wait_s)
+            if failure.cause != self._told:
+                self._told = failure.cause
+                log.warning("repair.failed", feed=self.feed.name, gap=list(gap[:2]), cause=failure.cause,
                             error=str(failure)[:300], next_attempt_s=round(wait_s, 1))  # fmt: skip
             await asyncio.sleep(wait_s)
+            failures += failure.cause != "rate_limited"  # that says nothing of the question
+            if failures >= MAX_ATTEMPTS:
+                raise _UnansweredError(f"{failures} times: {failure}") from failure
 
     async def _ask(self, client: Rest, gap: Missing, request: Request) -> tuple[Page, bytes]:
         """Return what an answer leads to. Raises RestError, also for one of another shape, which is recorded."""

@@ -20,7 +20,11 @@ TIMEOUT_S = 15.0
 CONNECT_WITHIN_S = 5.0
 # A page of 200 markets has 300 kB.
 MAX_ANSWER_BYTES = 8 * 2**20
-OK, BUSY, SERVER_ERROR = 200, 429, 500
+OK, BUSY = 200, 429
+# These two are about who asks, and from where: a block of an address has lasted for hours.
+FORBIDDEN = frozenset({401, 403})
+# Only these are about the question; all others may be about the venue, the way there, or the asker.
+OWN_FAULT = frozenset({400, 404, 410, 422})
 
 
 class RestError(RecioError):
@@ -121,4 +125,5 @@ async def _body(content: aiohttp.StreamReader) -> bytes:
 def _refused(status: int, headers: Mapping[str, str]) -> RestError:
     if status == BUSY:
         return RestError("rate_limited", "429: asked too often", wait_asked_s(headers))
-    return RestError("refused", f"answered with {status}", wait_asked_s(headers), alone=status < SERVER_ERROR)
+    cause = "forbidden" if status in FORBIDDEN else "refused"
+    return RestError(cause, f"answered with {status}", wait_asked_s(headers), alone=status in OWN_FAULT)

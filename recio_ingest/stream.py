@@ -67,6 +67,7 @@ class Stream:
         self._opening = Opening(feed, now_ns)
         self._flow = Flow()
         self._heard = asyncio.Event()
+        self._paused = False
 
     async def run(self) -> None:
         """Record the feed until cancelled; a connection that ends leaves a *disconnected* mark."""
@@ -112,11 +113,15 @@ class Stream:
                 self._mark(Kind.DISCONNECTED, {"cause": cause})
 
     async def _talk(self, socket: ClientConnection, conversation: Conversation) -> None:
-        """Send what the feed has to say: at once after it has heard something, and now and then."""
+        """Send what the feed has to say: at once after it has heard something, and now and then.
+
+        While nothing is read it says nothing: it would take the pause for the venue's silence.
+        """
         while True:
-            for message in conversation.say(time.monotonic()):
-                await socket.send(message, text=True)
-            self._settle(conversation)
+            if not self._paused:
+                for message in conversation.say(time.monotonic()):
+                    await socket.send(message, text=True)
+                self._settle(conversation)
             self._heard.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(TALK_EVERY_S):
@@ -159,7 +164,7 @@ class Stream:
                         count = self._count(count)
                     if self._spool.full:
                         limit.reschedule(None)
-                        await self._pause()
+                        await self._pause(conversation)
                         limit.reschedule(clock() + self.feed.idle_timeout_s)
                     elif count % YIELD_EVERY == 0:
                         await asyncio.sleep(self._pace.wait_s(YIELD_EVERY, clock()))
@@ -171,9 +176,19 @@ class Stream:
             getattr(log, level)(event, feed=self.feed.name, **facts)
         self._heard.set()
 
-    async def _pause(self) -> None:
-        """Leave the socket unread until the spool has room; where its limit is reached, put that on record."""
-        paused, began_s, began_ns = False, time.monotonic(), self._now_ns()
+    async def _pause(self, conversation: Conversation) -> None:
+        """Leave the socket unread until the spool has room."""
+        began_s = time.monotonic()
+        self._paused = True
+        try:
+            await self._wait_room(began_s)
+        finally:
+            self._paused = False
+            conversation.resumed(time.monotonic() - began_s)
+
+    async def _wait_room(self, began_s: float) -> None:
+        """Return when the spool has room; where its limit is reached, put that on record."""
+        paused, began_ns = False, self._now_ns()
         while self._spool.full:
             if not paused and (self._spool.at_limit or time.monotonic() - began_s > LONG_PAUSE_S):
                 paused = True

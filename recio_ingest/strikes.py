@@ -133,9 +133,11 @@ class Ladder:
         changed, self._changed = self._changed, set()
         source, price = self._spot(now)
         spot = None if price is None else Decimal(price)
+        # Without a price that counts, the strikes around the last one are still those whose quotes are looked for.
+        around = spot if spot is not None or not self._spots else Decimal(self._last_spot().price)
         rows: list[LiveStrike] = []
         for event, rungs in self._events:
-            low, high = (0, 0) if spot is None else nearest(rungs, spot)
+            low, high = (0, 0) if around is None else nearest(rungs, around)
             for place, rung in enumerate(rungs):
                 if not (low <= place < high or (changed and rung.ticker in changed)):
                     continue
@@ -166,6 +168,9 @@ class Ladder:
             if kept is not None and (within_us is None or now - kept.received_at <= within_us):
                 return name, kept.price
         return None, None
+
+    def _last_spot(self) -> Spot:
+        return max(self._spots.values(), key=lambda kept: kept.received_at)
 
     def _event(self, row: MarketEvent) -> None:
         ticker = row.ticker

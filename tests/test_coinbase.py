@@ -19,7 +19,7 @@ from recio_ingest.errors import BadMessageError, RefusedError
 from recio_ingest.feeds import coinbase
 from recio_ingest.feeds.coinbase import CoinbaseParser
 from recio_ingest.feeds.coinbase_session import CoinbaseSession
-from recio_ingest.records import BtcPrice, Decoded, Gap, Kind, Outcome
+from recio_ingest.records import DAEMON_FEED, BtcPrice, Decoded, Frame, Gap, Kind, Outcome
 from recio_ingest.settings import Coinbase
 
 START_US = START_NS // 1000
@@ -78,6 +78,27 @@ def test_best_bid_and_ask_are_the_last_tickers(parser: CoinbaseParser) -> None:
     assert parser.decode(data(6, match(9, product_id="ETH-USD"))).rows == (
         row(6, 9, symbol="ETH-USD", best_bid="7", best_ask="8"),
     )
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        control(3, Kind.DISCONNECTED, cause="reset"),
+        control(3, Kind.CONNECTED, products=["BTC-USD"]),
+        data(3, {"type": "subscriptions", "channels": [{"name": "matches", "product_ids": ["BTC-USD"]}]}),
+        control(3, Kind.LOST, feed=DAEMON_FEED, from_no=3, to_no=3, cause="spool_lost"),
+    ],
+    ids=["disconnected", "connected", "without tickers", "lost"],
+)
+def test_a_book_does_not_outlive_its_tickers(parser: CoinbaseParser, end: Frame) -> None:
+    """After an outage, and without the channel, a trade has no quotes until the next ticker."""
+    parser.decode(data(1, ticker("10.10", "10.20")))
+    parser.decode(data(2, subscriptions()))
+    assert parser.decode(data(2, match(1))).rows == (row(2, 1, best_bid="10.10", best_ask="10.20"),)
+    parser.decode(end)
+    assert [each for each in parser.decode(data(4, match(2))).rows if isinstance(each, BtcPrice)] == [row(4, 2)]
+    parser.decode(data(5, ticker("10.30", "10.40")))
+    assert parser.decode(data(6, match(3))).rows == (row(6, 3, best_bid="10.30", best_ask="10.40"),)
 
 
 def test_a_zero_is_no_quote(parser: CoinbaseParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import pairwise
 
 import orjson
 import pytest
@@ -19,20 +20,18 @@ class Venue:
 
     def __init__(self) -> None:
         self.session = CoinbaseSession(["BTC-USD"])
+        self.notices: list[str] = []
         self.session.say(0)
         self.tell(subscriptions(), 0)
         self.silent: Collection[str] = ()
         self.trading = True
-        self.notices: list[str] = []
         self._last = 1000
 
     def tell(self, message: object, now_s: float) -> None:
         """Send one message as the stream hands it on."""
         data = orjson.dumps(message)
         if self.session.listens(data):
-            self.notices = [notice.facts["channel"] for notice in self.session.hear(data, now_s)] or getattr(
-                self, "notices", []
-            )
+            self.notices += [notice.facts["channel"] for notice in self.session.hear(data, now_s)]
 
     def run(self, from_s: int, to_s: int) -> list[tuple[str, tuple[str, ...]]]:
         """Let seconds pass; return what was asked for."""
@@ -62,13 +61,30 @@ def test_a_silent_channel_is_begun_anew(channel: str) -> None:
     assert (venue.notices, venue.session.ready) == ([channel], True)
 
 
-@pytest.mark.parametrize("channel", ["matches", "ticker"])
-def test_a_channel_that_stays_silent_costs_the_connection(channel: str) -> None:
+def test_trades_that_stay_away_cost_the_connection() -> None:
     """What another subscription does not bring back is worth another connection, within some fifteen seconds."""
     venue = Venue()
-    venue.silent = {channel}
-    with pytest.raises(RefusedError, match=f"{channel} is silent for 5 s"):
+    venue.silent = {"matches"}
+    with pytest.raises(RefusedError, match="matches is silent for 5 s"):
         venue.run(0, 16)
+
+
+def test_tickers_that_stay_away_cost_no_connection() -> None:
+    """They are asked for more and more rarely, every five minutes in the end; it is told once, until they are back."""
+    venue = Venue()
+    venue.silent = {"ticker"}
+    times = [now_s for now_s in range(4000) if venue.run(now_s, now_s + 1)]
+    pauses = [later - earlier for earlier, later in pairwise(times)]
+    assert [round(pause, -1) for pause in pauses[:6]] == [10, 20, 40, 80, 160, 300]
+    assert set(pauses[6:]) == {302}  # the second in which it is owed again, and the one in which that is too long
+    assert (venue.notices, venue.session.ready, venue.session.trouble) == (["ticker"], True, "ticker is silent")
+    venue.silent = ()
+    venue.run(4000, 4100)
+    assert venue.session.trouble == ""
+    venue.silent = {"ticker"}
+    assert len(venue.run(4100, 4108)) == 2
+    venue.run(4108, 4110)
+    assert venue.notices == ["ticker", "ticker"]
 
 
 def test_a_connection_without_anything_is_given_up() -> None:
@@ -98,6 +114,22 @@ def test_heartbeats_prove_nothing_for_others() -> None:
     venue = Venue()
     venue.silent = {"matches"}
     assert venue.run(0, 8) != []
+
+
+def test_a_pause_of_this_side_is_no_silence() -> None:
+    """What was not read is no reproach, in a confirmed connection or before; what is silent afterwards is."""
+    venue = Venue()
+    assert venue.run(0, 60) == []
+    venue.session.resumed(3600)
+    assert venue.run(3660, 3800) == []
+    venue.silent = {"matches"}
+    assert venue.run(3800, 3808) == [("unsubscribe", ("matches",)), ("subscribe", ("matches",))]
+    session = CoinbaseSession(["BTC-USD"])
+    session.say(0)
+    session.resumed(60)
+    assert session.say(65) == ()
+    with pytest.raises(RefusedError, match="not confirmed"):
+        session.say(71)
 
 
 @pytest.mark.parametrize(

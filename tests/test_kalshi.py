@@ -15,7 +15,17 @@ from recio_ingest.decode import Decoder
 from recio_ingest.errors import BadMessageError
 from recio_ingest.feeds import Recalled, coinbase, kalshi
 from recio_ingest.feeds.kalshi import KalshiParser
-from recio_ingest.records import BtcPrice, Frame, Gap, Kind, MarketEvent, MarketState, Outcome, Quarantined
+from recio_ingest.records import (
+    DAEMON_FEED,
+    BtcPrice,
+    Frame,
+    Gap,
+    Kind,
+    MarketEvent,
+    MarketState,
+    Outcome,
+    Quarantined,
+)
 
 START_US = START_NS // 1000
 MARKET = "KXBTCD-26SEP2111-T60199.99"
@@ -105,6 +115,82 @@ def test_numbers_of_a_subscription() -> None:
     assert parser.decode(sent(5, trade(5, trade_id="t-4"))).outcome is Outcome.DUPLICATE
     parser.decode(control(6, Kind.CONNECTED, feed="kalshi", series=["KXBTCD"]))
     assert parser.decode(sent(7, trade(1))).outcome is Outcome.SHIPPED
+
+
+def confirmed(number: int, sid: int, channel: str = "trade") -> Frame:
+    """Return the confirmation of a subscription."""
+    return sent(number, {"type": "subscribed", "id": sid, "msg": {"channel": channel, "sid": sid}})
+
+
+def at_ms(number: int, message: dict[str, Any]) -> Frame:
+    """Return a frame that the venue sent when it came, so many milliseconds after the start."""
+    return sent(number, message | {"msg": message["msg"] | {"ts_ms": START_US // 1000 + number}})
+
+
+def test_a_subscription_that_the_venue_forgot() -> None:
+    """An error may name no subscription; the confirmation of the next one ends the old one, and opens its gap."""
+    parser = KalshiParser({})
+    parser.decode(control(1, Kind.CONNECTED, feed="kalshi", series=["KXBTCD"]))
+    parser.decode(confirmed(2, 3, "ticker"))
+    parser.decode(confirmed(3, 2))
+    parser.decode(at_ms(4000, trade(1)))
+    parser.decode(at_ms(5000, quote()))
+    forgotten = {"type": "error", "id": 9, "msg": {"code": 7, "msg": "Unknown subscription ID"}}
+    assert parser.decode(sent(6000, forgotten)).rows == ()
+    gap = Gap(7000, 3, "kalshi", "trade", "connection", "channel_lost", START_US + 4_000_000, None)
+    assert parser.decode(confirmed(7000, 6)).rows == (gap, gap._replace(to_time=START_US + 7_000_000))
+    assert sorted(parser.state()["sids"]) == ["3", "6"]
+    assert parser.decode(at_ms(8000, trade(1, trade_id="t-9") | {"sid": 6})).outcome is Outcome.SHIPPED
+
+
+def test_an_index_that_stays_silent() -> None:
+    """Begun anew again and again, it is one gap, which only a print ends; so after an outage too."""
+    parser = KalshiParser({})
+    parser.decode(control(1, Kind.CONNECTED, feed="kalshi", series=["KXBTCD"]))
+    parser.decode(confirmed(2, 5, "cfbenchmarks_value"))
+    parser.decode(sent(1000, index(1)))
+    parser.decode(at_ms(9000, quote()))
+    left = {"type": "unsubscribed", "id": 9, "sid": 5, "seq": 2}
+    gap = Gap(11_000, 5, "kalshi", "cfbenchmarks_value", "connection", "channel_lost", START_US + 1_000_000, None)
+    assert parser.decode(sent(11_000, left)).rows == (gap,)
+    assert parser.decode(confirmed(12_000, 6, "cfbenchmarks_value")).rows == ()
+    assert parser.decode(sent(22_000, left | {"sid": 6, "seq": 1})).rows == ()
+    assert parser.decode(confirmed(23_000, 7, "cfbenchmarks_value")).rows == ()
+    assert parser.decode(at_ms(24_000, quote())).rows[1:] == ()
+    assert parser.decode(sent(25_000, index(24) | {"sid": 7, "seq": 1})).rows[1:] == (
+        gap._replace(to_time=START_US + 25_000_000),
+    )
+
+
+def test_frames_that_the_spool_lost() -> None:
+    """Marks and confirmations may be among them: numbers begin anew, and a channel's gap ends with its own message."""
+    frames = [control(1, Kind.CONNECTED, feed="kalshi", series=["KXBTCD"]), confirmed(2, 3, "ticker"), confirmed(3, 2)]
+    frames += [at_ms(number, trade(number)) for number in range(11, 61)]
+    frames.append(at_ms(70, quote()))
+    lost = control(100, Kind.LOST, feed=DAEMON_FEED, from_no=71, to_no=100, cause="spool_lost")
+    again = [at_ms(number, trade(number - 199, trade_id=f"u-{number}")) for number in range(200, 230)]
+    batch = Decoder({}).decode([*frames, lost, at_ms(150, quote()), *again])
+    events = [row for row in batch.tables[MarketEvent] if isinstance(row, MarketEvent)]
+    trades = [row.trade_id for row in events if row.event_type == "trade"]
+    assert trades[50:] == [f"u-{number}" for number in range(200, 230)]
+    assert batch.counts[Outcome.DUPLICATE] == 0
+    gap = Gap(100, 3, "kalshi", "trade", "connection", "spool_lost", START_US + 60_000, START_US + 200_000)
+    quotes = gap._replace(gap_no=2, channel="ticker", from_time=START_US + 70_000, to_time=START_US + 150_000)
+    assert {name: each for name, each in batch.gaps.items() if each.feed == "kalshi" and each.frame_no == 100} == {
+        (100, 2): quotes, (100, 3): gap,
+    }  # fmt: skip
+    assert (100, 0) in batch.gaps
+    sids = batch.state["feeds"]["kalshi"]["sids"]
+    assert {sid: kept[:2] for sid, kept in sids.items()} == {"3": ["ticker", 0], "2": ["trade", 30]}
+
+
+def test_a_second_confirmation_of_the_same_subscription() -> None:
+    """Markets added to it by another command: nothing has ended, and its numbering goes on."""
+    parser = KalshiParser({})
+    parser.decode(confirmed(1, 2))
+    parser.decode(sent(2, trade(1)))
+    assert parser.decode(confirmed(3, 2)).rows == ()
+    assert len(parser.decode(sent(4, trade(2))).rows) == 1
 
 
 def test_a_markets_life() -> None:

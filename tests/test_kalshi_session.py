@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import cycle
+from itertools import cycle, pairwise
 from typing import Any
 
 import orjson
@@ -695,13 +695,52 @@ def test_a_silent_channel_is_subscribed_to_anew() -> None:
     assert (venue.session.ready, markets.quoted) == (True, True)
 
 
-@pytest.mark.parametrize(("channel", "within_s"), [("ticker", 130), ("cfbenchmarks_value", 24)])
-def test_silence_that_another_subscription_does_not_end(channel: str, within_s: float) -> None:
-    """Armed from the subscription on: what never comes, also after another try, is worth another connection."""
+def test_silence_that_another_subscription_does_not_end() -> None:
+    """Armed from the subscription on: quotes that never come, also after another try, are worth another connection."""
     venue, _ = begun("M1")
-    venue.silent = {channel}
-    with pytest.raises(RefusedError, match=f"{channel} is silent"):
-        venue.run(0, within_s)
+    venue.silent = {"ticker"}
+    with pytest.raises(RefusedError, match="ticker is silent"):
+        venue.run(0, 130)
+
+
+def test_an_optional_channel_that_stays_silent() -> None:
+    """It costs no connection, is asked for more and more rarely, and told once, until it brings something again."""
+    venue, _ = begun("M1")
+    venue.silent = {"cfbenchmarks_value"}
+    asked = len(venue.times)
+    assert {venue.channel(each) for each in venue.run(0, 4000) if each["cmd"] == "subscribe"} == venue.silent
+    times = [now_s for now_s, each in zip(venue.times, venue.commands, strict=True) if each["cmd"] == "unsubscribe"]
+    assert len(venue.times) == asked + 2 * len(times)
+    pauses = [later - earlier for earlier, later in pairwise(times)]
+    assert [pause // 10 for pause in pauses[:5]] == [1, 2, 4, 8, 16]
+    assert all(300 < pause < 370 for pause in pauses[6:])
+    assert venue.session.ready
+    assert venue.session.trouble.startswith("cfbenchmarks_value: silent for 30")
+    assert [notice.event for notice in venue.notices] == ["channel.refused"]
+    venue.silent = set()
+    venue.run(4000, 4001)
+    assert venue.session.trouble == ""
+    assert venue.session.listens(b'{"type":"ticker"}')  # whatever comes next lets it be told
+    venue.hear({"type": "ticker", "sid": 1, "msg": {}}, 4001.0)
+    assert not venue.session.listens(b'{"type":"ticker"}')
+    assert [notice.event for notice in venue.notices] == ["channel.refused", "channel.confirmed"]
+    venue.silent = {"cfbenchmarks_value"}
+    venue.run(4001, 4060)
+    assert [notice.event for notice in venue.notices] == ["channel.refused", "channel.confirmed", "channel.refused"]
+
+
+def test_a_pause_of_this_side_is_no_silence() -> None:
+    """Neither channels nor commands whose messages were not read are given up; what is silent afterwards is."""
+    venue, _ = begun("M1")
+    venue.run(0, 100)
+    venue.mute = lambda _: True
+    venue.hear({"type": "unsubscribed", "sid": venue.sid("trade"), "seq": 3}, 100.0)
+    assert [venue.channel(each) for each in venue.run(100, 104)] == ["trade"]
+    venue.session.resumed(3600)
+    assert venue.run(3704, 3708) == []
+    assert [venue.channel(each) for each in venue.run(3708, 3718)] == ["trade"]
+    venue.mute, venue.silent = lambda _: False, {"ticker"}
+    assert "unsubscribe" in [each["cmd"] for each in venue.run(3718, 3735)]
 
 
 def test_rare_trades_never_cost_the_connection() -> None:

@@ -275,7 +275,7 @@ def test_everything_refused_is_an_outage(tmp_path: Path) -> None:
     good = True
 
     async def handler(_: web.Request) -> web.Response:
-        return web.Response(body=EMPTY, status=200 if good else 403)
+        return web.Response(body=EMPTY, status=200 if good else 404)
 
     async def main() -> None:
         nonlocal good

@@ -19,7 +19,7 @@ from harness.waiting import until
 from samples import START_NS, data, match
 from structlog.testing import capture_logs
 
-from recio_ingest import known, metrics, repair, rest, store
+from recio_ingest import backoff, known, metrics, repair, rest, store
 from recio_ingest.decode import Decoder
 from recio_ingest.errors import BadMessageError
 from recio_ingest.feeds import Missing, Request, coinbase
@@ -252,6 +252,7 @@ def miss(spool: Spool) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits a hundred times as short as they are."""
     monkeypatch.setattr(repair, "WAITS_S", (0.01, 0.02))
+    monkeypatch.setattr(repair, "ASIDE_S", (0.05, 0.1))
     monkeypatch.setattr(repair, "CHECK_EVERY_S", 0.01)
     monkeypatch.setattr(rest, "PER_S", 200)
     monkeypatch.setattr(CoinbaseRepair, "SETTLE_S", 0.05)
@@ -303,6 +304,37 @@ async def test_a_venue_that_is_down_is_waited_for(database: str, tmp_path: Path)
         query = "SELECT recovered FROM ingest.gaps WHERE repaired_at IS NOT NULL"
         assert await until(lambda: scalar(database, query), within_s=20, what="the repair", every_s=0.02) == 3
     assert await stored(database) == [(3, 3, True, None)]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("status", [503, 403])
+async def test_one_gap_does_not_hold_up_the_others(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """A question that is never answered is put aside and told once; another gap is filled, and in the end this one."""
+    monkeypatch.setattr(backoff, "_BY_CAUSE_S", {})
+    times, answers = 0, False
+
+    async def answer(request: web.Request) -> web.Response:
+        nonlocal times
+        newest = int(request.query["after"]) - 1
+        if newest == 1004 and not answers:
+            times += 1
+            return web.Response(status=status)
+        return web.Response(body=page(*range(newest, newest - int(request.query["limit"]), -1)))
+
+    with capture_logs() as lines:
+        async with answering(answer) as url, repairing(tmp_path, database, url) as spool:
+            miss(spool)
+            spool.append("coinbase", Kind.DATA, time.time_ns(), orjson.dumps(match(1007)))
+            query = "SELECT to_seq FROM ingest.gaps WHERE repaired_at IS NOT NULL"
+            assert await until(lambda: scalar(database, query), within_s=20, what="the other gap", every_s=0.02) == 1006
+            await until(lambda: asyncio.sleep(0, times > 2 * repair.MAX_ATTEMPTS), within_s=20, what="more attempts")
+            answers = True
+            query = "SELECT count(*) > 1 FROM ingest.gaps WHERE repaired_at IS NOT NULL"
+            await until(lambda: scalar(database, query), within_s=20, what="the repair", every_s=0.02)
+    assert await stored(database) == [(3, 3, True, None), (1, 1, True, None)]
+    assert sum(line["event"] == "repair.put_aside" for line in lines) == 1
 
 
 @pytest.mark.usefixtures("quick")

@@ -73,11 +73,17 @@ async def test_the_simulated_venue() -> None:
         (500, {}, ("refused", 0.0, False)),
         (400, {}, ("refused", 0.0, True)),
         (404, {}, ("refused", 0.0, True)),
-        (204, {}, ("refused", 0.0, True)),
+        (410, {}, ("refused", 0.0, True)),
+        (422, {}, ("refused", 0.0, True)),
+        (401, {}, ("forbidden", 0.0, False)),
+        (403, {"Retry-After": "7"}, ("forbidden", 7.0, False)),
+        (408, {}, ("refused", 0.0, False)),
+        (451, {}, ("refused", 0.0, False)),
+        (204, {}, ("refused", 0.0, False)),
     ],
 )
 async def test_refusals(status: int, headers: dict[str, str], expected: tuple[str, float, bool]) -> None:
-    """What is no answer has its cause and the wait that was asked for; 4xx may be about one question only."""
+    """What is no answer has its cause and the wait that was asked for; few statuses are about one question only."""
 
     async def handler(_: web.Request) -> web.Response:
         return web.Response(status=status, headers=headers)

@@ -168,8 +168,31 @@ async def test_refused_handshake(tmp_path: Path, status: int, cause: str) -> Non
     assert [cause] == [line["cause"] for line in lines]
 
 
-async def test_full_spool_pauses_the_socket(tmp_path: Path) -> None:
-    """At its limit the spool stops the reading, puts the pause on record, and goes on when there is room."""
+class Noting(CoinbaseSession):
+    """One that notes when it is to speak, and for how long nothing was read."""
+
+    def __init__(self) -> None:
+        super().__init__(["BTC-USD"])
+        self.said, self.paused_s = 0, 0.0
+
+    def say(self, now_s: float) -> Sequence[bytes]:
+        """Count."""
+        self.said += 1
+        return super().say(now_s)
+
+    def resumed(self, paused_s: float) -> None:
+        """Add up."""
+        self.paused_s += paused_s
+        super().resumed(paused_s)
+
+
+async def test_full_spool_pauses_the_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its limit the spool stops the reading, puts the pause on record, and goes on when there is room.
+
+    The conversation rests meanwhile: it would take the pause for the venue's silence.
+    """
+    monkeypatch.setattr(stream, "TALK_EVERY_S", 0.02)
+    conversation = Noting()
 
     async def handler(connection: ServerConnection) -> None:
         await welcome(connection)
@@ -182,14 +205,18 @@ async def test_full_spool_pauses_the_socket(tmp_path: Path) -> None:
     with Spool(tmp_path / "spool", ["coinbase"], max_bytes=2**24, retain_s=0, sync_interval_s=0) as spool:
         frames: list[Frame] = []
         async with venue(handler) as url:
-            reader = Stream(coinbase.feed(Coinbase(url=url)), spool)
+            feed = dataclasses.replace(coinbase.feed(Coinbase(url=url)), converse=lambda: conversation)
+            reader = Stream(feed, spool)
             async with asyncio.TaskGroup() as group, asyncio.timeout(30):
                 spooling, reading = group.create_task(spool.run()), group.create_task(reader.run())
                 while not spool.at_limit:
                     await asyncio.sleep(0.01)
                 held_bytes = spool.size_bytes
+                await asyncio.sleep(0.1)
+                said = conversation.said
                 await asyncio.sleep(0.3)
                 assert spool.size_bytes < held_bytes + 2**23
+                assert conversation.said == said
                 after_no = spool.start_no - 1
                 while not (frames and frames[-1].data == b'{"type":"last"}'):
                     frames += await spool.read(after_no, 20)
@@ -203,6 +230,8 @@ async def test_full_spool_pauses_the_socket(tmp_path: Path) -> None:
     kinds = [frame.kind for frame in frames]
     assert sum(frame.data[:1] == b"x" for frame in frames) == 64
     assert kinds.count(Kind.PAUSED) == kinds.count(Kind.RESUMED) >= 1
+    assert conversation.paused_s >= 0.4
+    assert conversation.said > said
 
 
 def key_file(folder: Path) -> Path:

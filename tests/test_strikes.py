@@ -194,6 +194,19 @@ def test_the_index_stops_and_comes_back() -> None:
     assert [row.spot_source for row in made.at(tick(7))] == [index]
 
 
+def test_an_old_price_is_no_spot() -> None:
+    """A minute after the last trade there is none, and no distance; the strikes around it have rows all the same."""
+    made = ladder(*strikes(40), spot("20500"), spot("30500", START - 600 * SECOND, index=True))
+    made.at(tick(1))
+    seen = [made.at(tick(after_s)) for after_s in (60, 60.000001, 1700)]
+    assert [{(row.spot_price, row.spot_source is None, row.distance is None) for row in rows} for rows in seen] == [
+        {("20500", False, False)}, {(None, True, True)}, {(None, True, True)},
+    ]  # fmt: skip
+    assert [names(rows) for rows in seen] == [[str(1000 * number) for number in range(16, 26)]] * 3
+    made.see([spot("21500", START + 1701 * SECOND)])
+    assert {row.spot_price for row in made.at(tick(1701))} == {"21500"}
+
+
 def test_without_a_spot() -> None:
     """Before any price is known a strike has its quote, and no distance; nothing is near."""
     made = ladder(market(60000))

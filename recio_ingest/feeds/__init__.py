@@ -28,7 +28,7 @@ class Parser(Protocol):
     """
 
     def decode(self, frame: Frame) -> Decoded:
-        """Return what the frame gives.
+        """Return what the frame gives: one of the feed, or a mark of frames of all feeds that the spool has lost.
 
         Raises BadMessageError where it is of no use, with the state as it was but for its number in a numbering.
         """
@@ -70,6 +70,10 @@ class Conversation(Protocol):
 
     def hear(self, data: bytes, now_s: float) -> Sequence[Notice]:
         """Take an answer in; a message that is none says nothing. Raises RefusedError where the venue refuses all."""
+        ...
+
+    def resumed(self, paused_s: float) -> None:
+        """Take in that for so long, and until now, nothing was read: the silence was this side's."""
         ...
 
     def end(self) -> None:

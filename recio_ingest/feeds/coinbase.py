@@ -38,7 +38,8 @@ from recio_ingest.settings import Coinbase
 
 NAME = "coinbase"
 RECALL = ()
-SPOTS = (SpotSource(NAME, "BTC-USD", NAME, rank=1),)
+# Bitcoin trades every second: after a minute without a trade it is the line that is gone, and the price with it.
+SPOTS = (SpotSource(NAME, "BTC-USD", NAME, rank=1, within_us=60_000_000),)
 RULES = ()
 
 # The heartbeat comes every second, so ten seconds of nothing at all are ten missed ones.
@@ -87,8 +88,8 @@ class CoinbaseParser:
             "last_match": self._match,
             "ticker": self._ticker,
             "heartbeat": self._heartbeat,
-            "subscriptions": self._answer,
-            "error": self._answer,
+            "subscriptions": self._subscriptions,
+            "error": self._error,
         }
 
     def state(self) -> dict[str, Any]:
@@ -101,7 +102,7 @@ class CoinbaseParser:
     def decode(self, frame: Frame) -> Decoded:
         """Return what the frame gives."""
         if frame.kind != _DATA:
-            return Decoded(Outcome.CONTROL, self._outage.mark(frame))
+            return Decoded(Outcome.CONTROL, self._mark(frame))
         try:
             message = orjson.loads(frame.data)
         except orjson.JSONDecodeError as exc:
@@ -115,6 +116,12 @@ class CoinbaseParser:
         decoded = handler(frame, message)
         ended = self._outage.seen(frame, WHOLE, decoded[2])
         return decoded._replace(rows=decoded.rows + ended) if ended else decoded
+
+    def _mark(self, frame: Frame) -> tuple[Gap, ...]:
+        if frame.kind in (Kind.CONNECTED, Kind.DISCONNECTED, Kind.LOST):
+            self._book.clear()  # an outage may be of hours: what the next tickers say is not known yet
+        # The numbers of the trades say what was in the frames that are lost.
+        return () if frame.kind == Kind.LOST else self._outage.mark(frame)
 
     def _match(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         moment, trade_id, price, size, side = _trade(message, frame)
@@ -167,7 +174,17 @@ class CoinbaseParser:
         gaps = ids.claim(last, frame) if type(last) is int and 0 < last <= _MAX_TRADE_ID else ()
         return Decoded(Outcome.STATE, gaps, moment)
 
-    def _answer(self, frame: Frame, message: dict[str, Any]) -> Decoded:
+    def _subscriptions(self, frame: Frame, message: dict[str, Any]) -> Decoded:
+        """Take in all that is held: without its tickers a product's book would stand still."""
+        del frame
+        try:
+            held = {name for each in message["channels"] if each["name"] == "ticker" for name in each["product_ids"]}
+        except (KeyError, TypeError):
+            return Decoded(Outcome.STATE)  # an answer of another shape says nothing about the books
+        self._book = {name: book for name, book in self._book.items() if name in held}
+        return Decoded(Outcome.STATE)
+
+    def _error(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         del frame, message
         return Decoded(Outcome.STATE)
 

@@ -23,7 +23,7 @@ from recio_ingest.feeds import kalshi_rows as rows
 from recio_ingest.feeds.kalshi_answers import Answers
 from recio_ingest.feeds.kalshi_errors import Remedy, remedy
 from recio_ingest.feeds.kalshi_feed import feed
-from recio_ingest.feeds.ledger import Recent, Sequences
+from recio_ingest.feeds.ledger import ANY, Recent, Sequences
 from recio_ingest.feeds.outage import Outage
 from recio_ingest.records import Decoded, Frame, Gap, Kind, MarketEvent, Micros, Outcome, Row, is_repair, micros
 
@@ -125,13 +125,13 @@ class KalshiParser:
         """Take in that a message came which is of no use; return the gap before it."""
         try:
             sid, seq = fields.number(message, "sid"), fields.number(message, "seq")
-            return self._sids.see(sid, seq, frame)[1]
+            return self._sids.see(sid, seq, frame, _CHANNELS.get(message["type"], ANY))[1]
         except BadMessageError:
             return ()
 
     def _mark(self, frame: Frame) -> tuple[Gap, ...]:
-        if frame.kind in (Kind.CONNECTED, Kind.DISCONNECTED):
-            self._sids.forget()
+        if frame.kind in (Kind.CONNECTED, Kind.DISCONNECTED, Kind.LOST):
+            self._sids.forget()  # what is lost may be the marks between two connections
         gaps = self._outage.mark(frame)
         if frame.kind != Kind.CONNECTED:
             return gaps
@@ -142,7 +142,11 @@ class KalshiParser:
     def _channel(self, message: dict[str, Any]) -> str | None:
         """Return which channel a message shows to be received."""
         kind = message.get("type", REST)
-        return message["msg"]["channel"] if kind == "subscribed" else _CHANNELS.get(kind)
+        if kind != "subscribed":
+            return _CHANNELS.get(kind)
+        channel: str = message["msg"]["channel"]
+        # It comes every second, or it does not come: an index that is confirmed and stays silent is still missing.
+        return None if channel == "cfbenchmarks_value" and self._outage.lacks(channel) else channel
 
     def _ticker(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         row = rows.ticker(frame, message)
@@ -176,9 +180,14 @@ class KalshiParser:
         about = message.get("msg")
         if not isinstance(about, dict):
             raise BadMessageError("schema", "msg is not an object")
-        sid = fields.number(about if "sid" in about else message, "sid")
-        self._sids.begin(sid, fields.name(about, "channel"), frame.recv_ns)
-        return Decoded(Outcome.STATE)
+        sid, channel = fields.number(about if "sid" in about else message, "sid"), fields.name(about, "channel")
+        lost: tuple[Gap, ...] = ()
+        # A channel has one subscription (another command for it adds to that one): an older one is gone, and where the
+        # venue had forgotten it (code 7, which names no sid) nothing else says so.
+        for old in self._sids.of(channel, but=sid):
+            lost += self._outage.lose(frame, self._sids.end(old), "channel_lost")
+        self._sids.begin(sid, channel, frame.recv_ns)
+        return Decoded(Outcome.STATE, lost)
 
     def _answer(self, frame: Frame, message: dict[str, Any]) -> Decoded:
         if "sid" not in message:
@@ -210,10 +219,13 @@ class KalshiParser:
         """Take a message in of which everything else was checked: first by its number, then by its name."""
         sid = fields.number(message, "sid")
         gaps: tuple[Any, ...] = ()
+        channel = _CHANNELS.get(message["type"], ANY)
         if "seq" in message:
-            new, gaps = self._sids.see(sid, fields.number(message, "seq"), frame)
+            new, gaps = self._sids.see(sid, fields.number(message, "seq"), frame, channel)
             if not new:
                 return Decoded(Outcome.DUPLICATE, (), moment)
+        elif channel == "ticker":
+            self._sids.learn(sid, channel, frame.recv_ns)
         if seen is not None and not seen.see(name):
             return Decoded(Outcome.DUPLICATE, gaps, moment)
         return Decoded(Outcome.SHIPPED if found else Outcome.STATE, found + gaps, moment)

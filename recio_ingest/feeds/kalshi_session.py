@@ -71,23 +71,34 @@ class KalshiSession:
             self._unanswered(command.channel, now_s)
         for channel, silent_s in self._stalls.silent(self._channels, now_s, trading=self._markets.trading):
             self._stalled(channel, silent_s, now_s)
+        for channel in self._channels:
+            if channel.announced and not self._lacks(channel):  # it was confirmed, and now brings something
+                self._untold.extend(self._well(channel))
         wanted = self._markets.wanted
         due = [(channel, todo) for channel in self._channels if (todo := channel.due(wanted, now_s)) is not None]
         unwanted, self._unwanted = self._unwanted, []
         return [*unwanted, *(self._write(channel, *todo, now_s) for channel, todo in due)]
 
     def listens(self, data: bytes) -> bool:
-        """Tell whether this is an answer, or about the life of a market that is followed."""
+        """Tell whether this is an answer, or about the life of a market that is followed, or people are to be told."""
         kind = _TYPE(data)
         if kind is None:
             return False
         self._stalls.kinds.add(kind[1])
-        return kind[1] in _HEARD or (kind[1] == _LIFECYCLE and any(name in data for name in self._series))
+        if kind[1] in _HEARD or self._untold:
+            return True
+        return kind[1] == _LIFECYCLE and any(name in data for name in self._series)
 
     def hear(self, data: bytes, now_s: float) -> Sequence[Notice]:
         """Take an answer in, or a step of a market's life; what has another shape is for the parser to tell."""
         untold, self._untold = self._untold, []
         return [*untold, *self._take(data, now_s)]
+
+    def resumed(self, paused_s: float) -> None:
+        """Take in that for so long nothing was read, answers to commands among it."""
+        self._stalls.resumed(paused_s)
+        waiting = self._waiting.items()
+        self._waiting = {name: each._replace(sent_s=each.sent_s + paused_s) for name, each in waiting}
 
     def end(self) -> None:
         """Take in that the connection is gone: quotes come by REST until there is another."""
@@ -114,7 +125,7 @@ class KalshiSession:
 
     def _lacks(self, channel: Channel) -> bool:
         if channel.sid is not None:
-            return channel.stuck
+            return channel.stuck or (channel.optional and self._stalls.doubts(channel))
         return not channel.by_market or channel.stuck or not self._markets.asked or bool(self._markets.wanted)
 
     def _write(self, channel: Channel, action: str, markets: frozenset[str], now_s: float) -> bytes:
@@ -146,7 +157,12 @@ class KalshiSession:
             self._markets.quoted = bool(channel.held)
         elif channel.name == LIFECYCLE:
             self._markets.listen(now_s)
-        announce, channel.announced, channel.error, channel.stuck = channel.announced, False, "", False
+        channel.stuck = False
+        return () if self._lacks(channel) else self._well(channel)
+
+    def _well(self, channel: Channel) -> Sequence[Notice]:
+        """Take in that nothing is wrong with a channel any more; return the notice, where people know of a fault."""
+        announce, channel.announced, channel.error = channel.announced, False, ""
         return (Notice("info", "channel.confirmed", {"channel": channel.name}),) if announce else ()
 
     def _error(
@@ -212,8 +228,9 @@ class KalshiSession:
         self._last_id += 1
         farewell = {"id": self._last_id, "cmd": "unsubscribe", "params": {"sids": [channel.sid]}}
         self._unwanted.append(orjson.dumps(farewell))
-        why = (None, f"silent for {silent_s:.0f} s")
-        self._untold.extend(self._failed(channel, Remedy.AGAIN, why, now_s))
+        known = channel.optional and channel.announced
+        notices = self._failed(channel, Remedy.AGAIN, (None, f"silent for {silent_s:.0f} s"), now_s)
+        self._untold.extend(() if known else notices)
 
     def _answered(self, channel: Channel) -> None:
         self._waiting.pop(channel.waiting, None)

@@ -2,7 +2,8 @@
 
 The limits are for a channel whose rate is not known yet, and the least and most of those that follow its rate. It is
 subscribed to again first; a ticker's snapshot, or the next print, shows that it is back. Trades can be rare, and the
-venue numbers them: their silence is never a reason to give the connection up.
+venue numbers them: their silence is never a reason to give the connection up. Nor is that of an optional channel, which
+a venue may confirm and never fill: it is subscribed to anew more and more rarely.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ _LIMITS_S = {
     "market_lifecycle_v2": (300.0, 120.0, 1800.0),
     "cfbenchmarks_value": (10.0, 5.0, 10.0),
 }
-_PROVES = frozenset({"ticker", "cfbenchmarks_value"})
-"""Channels that bring something soon after a subscription, whatever the market does."""
+_PROVES = "ticker"
+"""The channel that brings something soon after a subscription, whatever the market does, and that must be there."""
+# Between two subscriptions to an optional channel that stays silent: doubled each time.
+FIRST_PAUSE_S, MAX_PAUSE_S = 10.0, 300.0
 
 
 class Stalls:
@@ -32,11 +35,21 @@ class Stalls:
         self._watches = {name: Watch(*limits_s) for name, limits_s in _LIMITS_S.items()}
         self._sids: dict[str, int | None] = {}
         self._doubted: set[str] = set()
+        self._pauses_s: dict[str, float] = {}
+
+    def doubts(self, channel: Channel) -> bool:
+        """Tell whether a channel has brought nothing since it was found silent."""
+        return channel.name in self._doubted
+
+    def resumed(self, paused_s: float) -> None:
+        """Take in that for so long nothing was read."""
+        for watch in self._watches.values():
+            watch.resumed(paused_s)
 
     def silent(self, channels: Sequence[Channel], now_s: float, *, trading: bool) -> Iterator[tuple[Channel, float]]:
         """Yield the channels that are silent too long, and for how long (s).
 
-        Raises RefusedError for one that was subscribed to again for that, and is silent all the same.
+        Raises RefusedError for a ticker that was subscribed to again for that, and is silent all the same.
         """
         kinds, self.kinds = self.kinds, set()
         for channel in channels:
@@ -49,11 +62,14 @@ class Stalls:
                 watch.saw(now_s)
                 self._sids[name] = channel.sid
                 self._doubted.discard(name)
+                self._pauses_s.pop(name, None)
             elif self._sids.get(name) != channel.sid:
                 watch.arm(now_s)
                 self._sids[name] = channel.sid
-            elif silent_s := watch.silent_s(now_s):
-                if name in self._doubted and name in _PROVES:
+            elif (silent_s := watch.silent_s(now_s)) > self._pauses_s.get(name, 0.0):
+                if name in self._doubted and name == _PROVES:
                     raise RefusedError(f"{name} is silent for {silent_s:.0f} s, also after another subscription")
                 self._doubted.add(name)
+                if channel.optional:
+                    self._pauses_s[name] = min(2 * self._pauses_s.get(name, FIRST_PAUSE_S / 2), MAX_PAUSE_S)
                 yield channel, silent_s

@@ -142,6 +142,10 @@ class TradeIds:
         return Gap(frame_no, 1, *self._names, "sequence", *times, from_seq, to_seq, expected, recovered, repaired_at)
 
 
+# The channel of a subscription of which only answers have come.
+ANY = "*"
+
+
 class Sequences:
     """The numbering of every subscription of one connection: from 1, by one, whatever kind of message carries it."""
 
@@ -161,12 +165,22 @@ class Sequences:
         else:
             kept[0] = channel  # its first message overtook the confirmation
 
-    def see(self, sid: int, number: int, frame: Frame) -> tuple[bool, tuple[Gap, ...]]:
-        """Return whether the number is new, and the gap that it reveals. Raises BadMessageError past the limit."""
+    def learn(self, sid: int, channel: str, recv_ns: int) -> None:
+        """Take in that a message without a number came by a subscription, whose confirmation may be lost."""
+        if sid not in self._held:
+            self._hold(sid, channel, 0, recv_ns)
+
+    def see(self, sid: int, number: int, frame: Frame, channel: str = ANY) -> tuple[bool, tuple[Gap, ...]]:
+        """Return whether the number is new, and the gap that it reveals. Raises BadMessageError past the limit.
+
+        The message's own channel, where it has one, counts for a subscription whose confirmation is not known.
+        """
         kept = self._held.get(sid)
         if kept is None:
-            self._hold(sid, "*", number, frame.recv_ns)
+            self._hold(sid, channel, number, frame.recv_ns)
             return True, ()
+        if kept[0] == ANY:
+            kept[0] = channel
         channel, last, last_ns = kept
         if number <= last:
             return False, ()
@@ -180,6 +194,10 @@ class Sequences:
     def holds(self, channel: str) -> bool:
         """Tell whether the channel has a subscription."""
         return any(kept[0] == channel for kept in self._held.values())
+
+    def of(self, channel: str, but: int) -> list[int]:
+        """Return the subscriptions of a channel, but for one."""
+        return [sid for sid, kept in self._held.items() if kept[0] == channel and sid != but]
 
     def end(self, sid: int) -> str:
         """Forget one subscription; return its channel, "" where there is none."""

@@ -65,6 +65,9 @@ class Outage:
                 gaps = self._begin(frame, "restart")
                 self._live.clear()
             self._up = True
+        elif frame.kind == Kind.LOST:  # the line may be another by now: each channel shows by itself that it lives
+            gaps = self._begin(frame, _cause(frame))
+            self._live.clear()
         return gaps
 
     def expect(self, frame: Frame, channels: tuple[str, ...]) -> tuple[Gap, ...]:
@@ -79,6 +82,10 @@ class Outage:
         gaps = self._begin(frame, cause, channel)
         self._live.discard(channel)
         return gaps
+
+    def lacks(self, channel: str) -> bool:
+        """Tell whether a gap of the channel is open."""
+        return channel in self._open
 
     def seen(self, frame: Frame, channel: str | None, venue_time: Micros | None) -> tuple[Gap, ...]:
         """Take a message in, of a channel that is received from here on if given; return the gaps that it ends.

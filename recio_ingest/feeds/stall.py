@@ -41,6 +41,11 @@ class Watch:
             self._pause_s = pause_s if self._pause_s is None else self._pause_s + WEIGHT * (pause_s - self._pause_s)
         self._seen_s = now_s
 
+    def resumed(self, paused_s: float) -> None:
+        """Take in that for so long nothing was read."""
+        if self._seen_s is not None:
+            self._seen_s += paused_s
+
     def silent_s(self, now_s: float) -> float:
         """Return how long it has been silent, where that is too long; else 0."""
         if self._seen_s is None or now_s - self._seen_s <= self.limit_s:

@@ -140,7 +140,7 @@ def _refused(lines: list[Any]) -> Any:
 
 async def test_a_stalled_venue_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pongs without data: channels are begun anew, then the connection, until data flows again."""
-    monkeypatch.setitem(kalshi_stall._LIMITS_S, "cfbenchmarks_value", (1.5, 1.5, 1.5))
+    monkeypatch.setitem(kalshi_stall._LIMITS_S, "ticker", (1.5, 1.5, 1.5))
     with capture_logs() as lines:
         async with Venue(**CALM) as venue, _following(tmp_path, venue) as stream:
             await venue.subscribed()
@@ -152,5 +152,5 @@ async def test_a_stalled_venue_is_left(tmp_path: Path, monkeypatch: pytest.Monke
             await _is(stream, connected=True)
             assert venue.knocks("ed") <= 3
     silent = [line["channel"] for line in lines if line["event"] == "channel.refused" and "silent" in line["error"]]
-    assert silent[:1] == ["cfbenchmarks_value"]
+    assert silent[:1] == ["ticker"]
     assert ("feed.disconnected", "refused") in _told(lines)
