@@ -77,6 +77,17 @@ def test_an_outage_lasts_from_message_to_message() -> None:
     assert line.hear(26) == ()
 
 
+def test_a_clock_that_is_behind_ends_no_gap_too_early() -> None:
+    """The bounds hold by this clock and by the venue's, by which the venue is asked for what was missed."""
+    line = Line()
+    line.hear(2, venue_ms=62)
+    assert line.told(3, Kind.DISCONNECTED, "reset") == (outage(3, "reset", 2),)
+    assert line.hear(5, venue_ms=65) == (outage(3, "reset", 2, 65),)
+    line.hear(70, venue_ms=69)
+    line.told(71, Kind.DISCONNECTED, "reset")
+    assert line.hear(73, venue_ms=72) == (outage(71, "reset", 69, 73),), "set right, it is off no more"
+
+
 def test_one_outage_however_many_attempts() -> None:
     """Connections that came and went without a message belong to the same gap, under its first cause."""
     line = Line()

@@ -37,6 +37,8 @@ class Outage:
         self._numbered = numbered
         self._up: bool = state.get("up", False)
         self._last_ns: int | None = state.get("last_ns")
+        self._ahead_ns: int = state.get("ahead_ns", 0)
+        """How far the venue's clock was ahead of this one's at the last message: a minute has been seen."""
         self._seen_ns: dict[str, int] = dict(state.get("seen_ns", {}))
         self._live: set[str] = set(state.get("live", ()))
         self._open: dict[str, list[Any]] = dict(state.get("open", {}))  # channel: frame_no, cause, from_ns
@@ -46,6 +48,7 @@ class Outage:
         return {
             "up": self._up,
             "last_ns": self._last_ns,
+            "ahead_ns": self._ahead_ns,
             "seen_ns": self._seen_ns,
             "live": sorted(self._live),
             "open": self._open,
@@ -92,7 +95,8 @@ class Outage:
 
         Up to the venue's time of the message the feed is complete, as messages come in order. What waited in a buffer,
         while the spool or the whole process stood still, was sent earlier than it arrived: the older of the two times
-        counts, so that the gap that follows is never declared too late.
+        counts, so that the gap that follows is never declared too late; nor does one end too early, where this clock is
+        behind the venue's, by which the venue is asked for what was missed.
         """
         if channel is not None and channel not in self._live:
             self._live.add(channel)
@@ -103,6 +107,7 @@ class Outage:
             self._seen_ns[channel] = self._last_ns
         if venue_time is not None:
             upto_ns = min(frame.recv_ns, venue_time * 1000)
+            self._ahead_ns = max(0, venue_time * 1000 - frame.recv_ns)
             if self._last_ns is None or upto_ns > self._last_ns:
                 self._last_ns = upto_ns
             if channel is not None:
@@ -123,7 +128,7 @@ class Outage:
         return tuple(self._gap(name, to_ns=None) for name in begun)
 
     def _end(self, frame: Frame, channels: Sequence[str]) -> tuple[Gap, ...]:
-        gaps = tuple(self._gap(name, to_ns=frame.recv_ns) for name in channels)
+        gaps = tuple(self._gap(name, to_ns=frame.recv_ns + self._ahead_ns) for name in channels)
         for name in channels:
             del self._open[name]
         return gaps
