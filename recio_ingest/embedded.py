@@ -28,6 +28,8 @@ REMIND_S = 60.0
 LOOK_EVERY_S = 0.5
 # The killed server's last processes leave within the first pause; a server that cannot start is not started in a whirl.
 FIRST_DELAY_S, MAX_DELAY_S = 0.5, 30.0
+# The processes of a server that was killed a moment ago still hold its memory, and no other starts until they notice.
+START_AGAIN_S = (0.3, 1.0, 3.0)
 # A server that ran for this long ended for a new reason.
 STEADY_S = 60.0
 
@@ -209,6 +211,12 @@ async def _first_answer(server: Embedded, within_s: float | None) -> None:
     try:
         async with asyncio.timeout(within_s):
             answers = await server.ready()
+            for pause_s in START_AGAIN_S:
+                if answers:
+                    return
+                await asyncio.sleep(pause_s)
+                await server.start()
+                answers = await server.ready()
     except TimeoutError:
         return
     if not answers and within_s is None:
