@@ -337,6 +337,9 @@ async def test_daemon_records_meanwhile(state_dir: Path) -> None:
             status = await daemon.status()
             return not status["problems"] and bool(status["books"]["shipped"] > before)
 
+        async def told() -> bool:
+            return "embedded.restarted" in daemon.stdout + daemon.stderr
+
         await daemon.start()
         await until(spooled, within_s=30, what="frames in the spool", every_s=0.05)
         before = 500
@@ -345,6 +348,7 @@ async def test_daemon_records_meanwhile(state_dir: Path) -> None:
         before = (await daemon.status())["books"]["received"]
         kill(embedded.Embedded(daemon.state_dir / "postgres", daemon.state_dir).pid)
         await until(shipped, within_s=30, what="frames from after the kill", every_s=0.05)
+        await until(told, within_s=30, what="the restart to be told", every_s=0.05)  # the shipper may be a second ahead
         assert await daemon.terminate() == 0
         assert daemon.stdout.count("embedded.restarted") + daemon.stderr.count("embedded.restarted") == 1
     assert cluster.postmaster(daemon.state_dir / "postgres") is None
