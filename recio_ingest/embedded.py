@@ -210,13 +210,12 @@ async def _listening_in(folder: Path) -> Path | None:
 async def _first_answer(server: Embedded, within_s: float | None) -> None:
     try:
         async with asyncio.timeout(within_s):
-            answers = await server.ready()
             for pause_s in START_AGAIN_S:
-                if answers:
+                if await server.ready():
                     return
                 await asyncio.sleep(pause_s)
                 await server.start()
-                answers = await server.ready()
+            answers = await server.ready()
     except TimeoutError:
         return
     if not answers and within_s is None:
