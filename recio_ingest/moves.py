@@ -133,9 +133,10 @@ def slice_statement(move: Move, leaf: str, *, keep_raw: bool, new: bool) -> str:
     `new`: it fails with a unique violation where one of the rows is there already. Its rows are a `Verdict` each, and
     which candles are touched.
     """
-    arrives = statement("roll_arrival_new") if new else statement("roll_arrival")
+    came = statement("roll_arrival_new") if new else statement("roll_arrival")
     judged = statement("roll_verdict_new") if new else statement("roll_verdict")
-    arrivals = "".join(f",\n{_fill(arrives, arrival, keep_raw)}" for arrival in move.arrivals)
+    parts = f",\n{statement('roll_left')}, {came}"
+    arrivals = "".join(_fill(parts, arrival, keep_raw) for arrival in move.arrivals)
     verdicts = "\nUNION ALL\n".join(_fill(judged, arrival, keep_raw) for arrival in move.arrivals)
     touched = statement("touched_minutes") if move.candles else statement("touched_nothing")
     pieces = {"{leaf}": leaf, "{touched}": touched, "{arrivals}": arrivals, "{verdicts}": verdicts}

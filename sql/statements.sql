@@ -550,20 +550,22 @@ SELECT DISTINCT venue, symbol, date_bin('1 minute', "timestamp", '2000-01-01Z') 
 -- Tables without candles.
 SELECT NULL::text AS venue, NULL::text AS symbol, NULL::timestamptz AS minute WHERE false
 
--- roll_arrival --
--- What of a slice goes to one table, and what of that arrived: the rest was there already, by its key.
+-- roll_left --
+-- What of a slice goes to one table.
 {part}_left AS NOT MATERIALIZED (
   SELECT {values} FROM gone WHERE {which}
-), {part}_came AS (
+)
+
+-- roll_arrival --
+-- What of that arrived: the rest was there already, by its key.
+{part}_came AS (
   INSERT INTO {target} ({columns}) SELECT {columns} FROM {part}_left
       ON CONFLICT DO NOTHING RETURNING {columns}
 )
 
 -- roll_arrival_new --
 -- The same where none of it was there: without ON CONFLICT a row costs a third less, and one that was there fails it all.
-{part}_left AS NOT MATERIALIZED (
-  SELECT {values} FROM gone WHERE {which}
-), {part}_came AS (
+{part}_came AS (
   INSERT INTO {target} ({columns}) SELECT {columns} FROM {part}_left
     RETURNING hash_record_extended(ROW({columns}), 0) AS hash
 )
