@@ -165,6 +165,15 @@ async def test_what_is_there_already(database: str) -> None:
     assert (found["price_history"], found["market_history"]) == (1000, 1000)
 
 
+async def lossy(dsn: str, table: str, loss: str) -> None:
+    """Have somebody's trigger lose or change rows on their way into a table of the past."""
+    await execute(
+        dsn,
+        f"CREATE FUNCTION public.lossy() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {loss}; END $$",
+        f"CREATE TRIGGER lossy BEFORE INSERT ON historical_data.{table} FOR EACH ROW EXECUTE FUNCTION public.lossy()",
+    )
+
+
 _TICKERS = """
 INSERT INTO live_data.websocket_market_data ("timestamp", received_at, frame_no, row_no, venue, ticker, event_type,
                                              yes_bid, trade_id)
@@ -190,13 +199,8 @@ async def test_quotes_of_one_moment_differ_from_nothing(database: str) -> None:
 
 async def test_a_lost_quote_is_missed(database: str) -> None:
     """One of several quotes of a moment that does not arrive is lost, however like the others it is."""
-    await execute(
-        database, _TICKERS, _KNOWN_TRADE,
-        "CREATE FUNCTION public.lossy() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-        " RETURN CASE WHEN NEW.frame_no <> 3 THEN NEW END; END $$",
-        "CREATE TRIGGER lossy BEFORE INSERT ON historical_data.market_history FOR EACH ROW"
-        " EXECUTE FUNCTION public.lossy()",
-    )  # fmt: skip
+    await execute(database, _TICKERS, _KNOWN_TRADE)
+    await lossy(database, "market_history", "RETURN CASE WHEN NEW.frame_no <> 3 THEN NEW END")
     (trouble,) = (await rolling(database).run_once()).troubles
     assert "1 rows neither came nor were there" in str(trouble)
     assert (await count(database, "live_data"))["websocket_market_data"] == 4
@@ -214,12 +218,7 @@ async def test_a_slice_that_does_not_arrive(database: str, loss: str, why: str) 
     """Rows that are lost or changed on the way (by somebody's trigger) stay where they were; other tables move."""
     await fill(database, 1000)
     before = await totals(database)
-    await execute(
-        database,
-        f"CREATE FUNCTION public.lossy() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {loss}; END $$",
-        "CREATE TRIGGER lossy BEFORE INSERT ON historical_data.price_history FOR EACH ROW"
-        " EXECUTE FUNCTION public.lossy()",
-    )
+    await lossy(database, "price_history", loss)
     done = await rolling(database).run_once()
 
     (trouble,) = done.troubles
